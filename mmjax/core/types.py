@@ -1,0 +1,53 @@
+"""Types that cross folders: the batch, the loss term and what a system must offer."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+Array = jax.Array
+Batch = Mapping[str, Any]  # keys, dtypes and shapes: mmjax/data/example.py
+
+
+class Term(NamedTuple):
+    """One term of an objective: it contributes `weight * sum / count`.
+
+    Keeping sum and count apart lets terms be averaged over accumulation chunks and hosts without bias.
+    """
+
+    sum: Array  # float32[]
+    count: Array  # float32[]
+    weight: Array | float = 1.0
+
+    @property
+    def mean(self) -> Array:
+        return self.sum / self.count
+
+
+Terms = Mapping[str, Term]
+
+
+class System(Protocol):
+    """What trainer, evaluators and weight maps know of a model: a Linen module with these methods.
+
+    Sub-encoders are dataclass attributes, so that parameters are named img/…, txt/…; a system is applied as
+    `system.apply({"params": params}, batch, train=True, method="losses")`.
+    """
+
+    def features(self, batch: Batch, *, train: bool) -> Any:
+        """Per-example features: every leaf has a leading batch axis. A system whose losses need more than
+        features of single examples does not define it, and then cannot use feature-cached accumulation."""
+        ...
+
+    def objective(self, features: Any) -> Terms:
+        """Losses over the (global) batch of features."""
+        ...
+
+    def losses(self, batch: Batch, *, train: bool) -> Terms:
+        """`objective(features(batch))`, for systems that have both."""
+        ...
+
+
+def total(terms: Terms) -> Array:
+    """The scalar objective: the weighted sum of the terms' means."""
+    return sum(term.weight * term.sum / term.count for term in terms.values())  # type: ignore[return-value]
