@@ -1,0 +1,138 @@
+"""Meshes and where things live on them: one table from logical to mesh axes serves every module.
+
+Three mesh axes: `data` (batch only), `fsdp` (batch, and parameters and optimizer state are split over it), `tensor`
+(width of attention heads and MLPs). A model annotates its kernels with logical names; nothing else knows about devices.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from mmjax.core import trees
+from mmjax.core.errors import UserError
+
+MESH_AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+
+# Logical axis -> mesh axis. A name that is not here is an error when a parameter uses it (see param_shardings).
+RULES: tuple[tuple[str, Any], ...] = (
+    ("batch", BATCH_AXES),
+    ("embed", "fsdp"),
+    ("heads", "tensor"),
+    ("mlp", "tensor"),
+    ("vocab", "tensor"),
+    ("layers", None),
+)
+
+
+def make_mesh(shape: Mapping[str, int] | None = None, devices: Any = None) -> Mesh:
+    """A mesh from sizes per axis, e.g. `{"data": -1, "fsdp": 4}`; one axis may be -1 (what is left), others default to 1.
+
+    Axes are Auto: under jax.make_mesh's Explicit default, Linen's Embed and tensor-parallel Dense raise.
+
+    Raises:
+      UserError: unknown axis, or sizes that do not multiply to the number of devices.
+    """
+    shape = dict(shape or {"data": -1})
+    devices = np.asarray(jax.devices() if devices is None else devices).reshape(-1)
+    unknown = sorted(set(shape) - set(MESH_AXES))
+    if unknown:
+        raise UserError(f"mesh axis {unknown} does not exist; the axes are {list(MESH_AXES)}")
+    sizes = [int(shape.get(axis, 1)) for axis in MESH_AXES]
+    if sizes.count(-1) > 1 or any(s < 1 and s != -1 for s in sizes):
+        raise UserError(f"mesh {shape}: sizes are positive, and at most one may be -1 (what is left)")
+    known = int(np.prod([s for s in sizes if s != -1]))
+    if -1 in sizes:
+        sizes[sizes.index(-1)] = max(devices.size // known, 1)
+    if int(np.prod(sizes)) != devices.size:
+        asked = " x ".join(f"{axis}={size}" for axis, size in zip(MESH_AXES, sizes, strict=True))
+        raise UserError(f"mesh {asked} asks for {int(np.prod(sizes))} devices, but there are {devices.size}")
+    return Mesh(devices.reshape(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+@contextlib.contextmanager
+def use_mesh(mesh: Mesh) -> Iterator[Mesh]:
+    """Makes the mesh and the logical rules current: `with mesh:` alone lowers no constraint in JAX >= 0.10."""
+    with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
+        yield mesh
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Leading axis over all batch axes."""
+    return NamedSharding(mesh, P(BATCH_AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, P())
+
+
+def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+    """Raises UserError unless the global batch divides over the batch axes."""
+    ways = int(np.prod([mesh.shape[a] for a in BATCH_AXES]))
+    if batch_size % ways:
+        near = max(batch_size // ways, 1) * ways
+        raise UserError(
+            f"batch size {batch_size} does not divide over {ways} devices (mesh {dict(mesh.shape)}); e.g. {near} would"
+        )
+
+
+def _fit(spec: P, shape: tuple[int, ...], mesh: Mesh) -> P:
+    """Drops a mesh axis from dimensions that it does not divide (a 3-head projection on 4 devices stays whole)."""
+
+    def ways(axes: Any) -> int:
+        names = (axes,) if isinstance(axes, str) else tuple(axes or ())
+        return int(np.prod([mesh.shape[a] for a in names]))
+
+    return P(*(axes if axes is None or dim % ways(axes) == 0 else None for axes, dim in zip(spec, shape, strict=False)))
+
+
+def param_shardings(boxed: Any, mesh: Mesh) -> Any:
+    """Shardings for a tree of (possibly boxed) abstract parameters, from their logical names.
+
+    Raises:
+      UserError: a logical axis name that RULES does not know.
+    """
+    known = {name for name, _ in RULES}
+    specs = nn.get_partition_spec(boxed)
+    for path, spec in jax.tree_util.tree_leaves_with_path(specs, is_leaf=lambda x: isinstance(x, P)):
+        used = {axis for axis in (spec or ()) if isinstance(axis, str)}
+        if not used <= known:
+            raise UserError(
+                f"parameter {trees.path_name(path)}: logical axis {sorted(used - known)} has no rule; known: {sorted(known)}"
+            )
+    shardings = nn.logical_to_mesh_sharding(specs, mesh, list(RULES))
+    return jax.tree.map(
+        lambda sharding, leaf: NamedSharding(mesh, _fit(sharding.spec, leaf.shape, mesh)),
+        shardings,
+        nn.meta.unbox(boxed),
+        is_leaf=lambda x: isinstance(x, NamedSharding),
+    )
+
+
+def state_shardings(abstract_state: Any, shardings: Mapping, mesh: Mesh) -> Any:
+    """Optimizer moments, teacher and frozen copies are sharded as the parameter whose path they end in.
+
+    Args:
+      abstract_state: tree of ShapeDtypeStructs.
+      shardings: parameter tree of NamedShardings.
+
+    Scalars and whatever ends in no parameter's path are replicated.
+    """
+    known = trees.flatten(shardings)
+
+    def pick(path: tuple, leaf: Any) -> NamedSharding:
+        parts = trees.path_name(path).split("/")
+        # The longest suffix wins: "opt/0/mu/txt/pos" is txt/pos, never pos.
+        for start in range(len(parts)):
+            sharding = known.get("/".join(parts[start:]))
+            if sharding is not None and leaf.ndim == len(sharding.spec):
+                return sharding
+        return replicated(mesh)
+
+    return jax.tree_util.tree_map_with_path(pick, abstract_state)

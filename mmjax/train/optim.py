@@ -1,0 +1,114 @@
+"""Optimizers from a Stage: schedule, decay mask, layer-wise rates, clipping."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from mmjax.core import trees
+from mmjax.train.stage import Stage
+
+_SCANNED = re.compile(r"(^|/)blocks/")
+
+
+def learning_rate(stage: Stage) -> optax.Schedule:
+    """Linear warm-up from zero over `warmup` steps, then the named decay to `end_lr` at the last step."""
+    left = max(stage.steps - stage.warmup, 1)
+    after: optax.Schedule
+    if stage.schedule == "cosine":
+        after = optax.cosine_decay_schedule(stage.lr, left, alpha=stage.end_lr / stage.lr if stage.lr else 0.0)
+    elif stage.schedule == "linear":
+        after = optax.linear_schedule(stage.lr, stage.end_lr, left)
+    else:
+        after = optax.constant_schedule(stage.lr)
+    if not stage.warmup:
+        return after
+    return optax.join_schedules([optax.linear_schedule(0.0, stage.lr, stage.warmup), after], [stage.warmup])
+
+
+def decay_mask(params: Mapping, no_decay: tuple[str, ...] = ()) -> trees.Tree:
+    """True for the parameters that weight decay shrinks: gains, biases and scalars are left alone.
+
+    A scanned stack stores its layers on a leading axis, which does not make a bias a matrix.
+    """
+    flat = trees.flatten(params)
+    trees.check_patterns(flat, no_decay, "no_decay")
+    return trees.unflatten({
+        path: leaf.ndim - bool(_SCANNED.search(path)) >= 2 and not trees.matches(path, no_decay)
+        for path, leaf in flat.items()
+    })  # fmt: skip
+
+
+def rate_factors(params: Mapping, stage: Stage) -> trees.Tree:
+    """Learning-rate factor per parameter: float, or float[L, 1, …] for a scanned stack whose layers differ."""
+    flat = trees.flatten(params)
+    depth = _depths(flat)
+    paths = {path: _unrolled(path, leaf) for path, leaf in flat.items()}
+    trees.check_patterns([p for group in paths.values() for p in group], [p for p, _ in stage.lr_scale], "lr_scale")
+
+    def factor(path: str) -> float:
+        pattern = next((f for p, f in stage.lr_scale if re.fullmatch(p, path)), 1.0)
+        return pattern * stage.layer_decay ** _below_top(path, depth)
+
+    out: dict[str, Any] = {}
+    for path, leaf in flat.items():
+        values = np.asarray([factor(p) for p in paths[path]], np.float32)
+        same = (values == values[0]).all()
+        out[path] = float(values[0]) if same else values.reshape((-1,) + (1,) * (leaf.ndim - 1))
+    return trees.unflatten(out)
+
+
+def _unrolled(path: str, leaf: Any) -> list[str]:
+    """The loop-form paths that a parameter stands for."""
+    if not _SCANNED.search(path):
+        return [path]
+    return [_SCANNED.sub(rf"\g<1>block_{i}/", path, count=1) for i in range(leaf.shape[0])]
+
+
+def _depths(flat: Mapping[str, Any]) -> dict[str, int]:
+    """Number of blocks in the stack under each top-level module."""
+    depths: dict[str, int] = {}
+    for path, leaf in flat.items():
+        for name in _unrolled(path, leaf):
+            found = re.search(r"/block_(\d+)/", name)
+            if found:
+                top = name.split("/")[0]
+                depths[top] = max(depths.get(top, 0), int(found[1]) + 1)
+    return depths
+
+
+def _below_top(path: str, depth: Mapping[str, int]) -> int:
+    """How many steps below the head a parameter sits: embeddings are lowest, block i in between, heads are 0."""
+    layers = depth.get(path.split("/")[0], 0)
+    found = re.search(r"/block_(\d+)/", path)
+    if found:
+        return layers - int(found[1])
+    stem = re.search(r"/(patch|cls|pos|embed|norm_pre|conv\d|bn\d)(/|$)", path)
+    return layers + 1 if layers and stem else 0
+
+
+def make_optimizer(stage: Stage, params: Mapping) -> optax.GradientTransformation:
+    """The stage's optimizer for its trainable parameters (abstract ones will do).
+
+    Lion follows Chen et al. 2023 (arXiv:2302.06675), AdamW Loshchilov & Hutter 2019; decay is decoupled in both and
+    multiplied by the scheduled rate.
+    """
+    factors = rate_factors(params, stage)
+    parts = [optax.clip_by_global_norm(stage.clip)] if stage.clip else []
+    if stage.optimizer == "lion":
+        parts.append(optax.scale_by_lion(stage.b1, stage.b2))
+    else:
+        parts.append(optax.scale_by_adam(stage.b1, stage.b2, stage.eps))
+    if stage.weight_decay:
+        parts.append(optax.add_decayed_weights(stage.weight_decay, decay_mask(params, stage.no_decay)))
+    if any(np.any(np.asarray(f) != 1.0) for f in jax.tree.leaves(factors)):
+        parts.append(optax.stateless(lambda updates, _: jax.tree.map(_times, updates, factors)))
+    return optax.chain(*parts, optax.scale_by_learning_rate(learning_rate(stage)))
+
+
+def _times(update: jax.Array, factor: Any) -> jax.Array:
+    return update * (factor if isinstance(factor, float) else jnp.broadcast_to(factor, update.shape))

@@ -1,0 +1,75 @@
+"""One training step as a pure function."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mmjax.core import rng as rngs
+from mmjax.core import trees
+from mmjax.core.errors import UserError
+from mmjax.core.types import Batch, Terms, total
+from mmjax.train.accumulate import cached_value_and_grad
+from mmjax.train.stage import Stage
+from mmjax.train.state import State
+
+RNG_STREAMS = ("dropout",)
+
+
+def train_step(
+    system: Any, tx: optax.GradientTransformation, stage: Stage, state: State, batch: Batch
+) -> tuple[State, dict[str, jax.Array]]:
+    """One optimizer step on a global batch.
+
+    Gradients are taken over the trainable parameters only. Metrics: `loss`, `grad_norm` (before clipping) and the mean
+    of every term.
+    """
+    grads: Any
+    if stage.chunks > 1:
+        (loss, aux), grads = _cached(system, stage, state, batch)
+    else:
+        key = rngs.streams(state.rng, RNG_STREAMS, state.step)
+
+        def objective(params: dict) -> tuple[jax.Array, tuple[Terms, dict]]:
+            variables = {"params": trees.merge(state.frozen, params), **state.stats}
+            terms, stats = system.apply(
+                variables, batch, train=True, method="losses", rngs=key, mutable=list(state.stats)
+            )
+            return total(terms), (terms, stats)
+
+        (loss, aux), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+    terms, stats = aux
+
+    updates, opt = tx.update(grads, state.opt, state.params)
+    params = optax.apply_updates(state.params, updates)
+    if hasattr(system, "constrain"):
+        params = system.constrain(params)
+    teacher = state.teacher
+    if stage.teacher:
+        student, _ = trees.split(trees.merge(state.frozen, params), stage.teacher, "teacher")
+        teacher = jax.tree.map(lambda t, s: stage.teacher_decay * t + (1 - stage.teacher_decay) * s, teacher, student)
+    metrics = {"loss": loss, "grad_norm": optax.global_norm(grads), **{k: term.mean for k, term in terms.items()}}
+    state = state.replace(step=state.step + 1, params=params, stats={**state.stats, **stats}, opt=opt, teacher=teacher)
+    return state, jax.tree.map(lambda x: x.astype(jnp.float32), metrics)
+
+
+def _cached(system: Any, stage: Stage, state: State, batch: Batch) -> Any:
+    """The whole batch's gradient, computed chunk by chunk with the features cached (Gao et al. 2021, GradCache)."""
+    if not (hasattr(system, "features") and hasattr(system, "objective")):
+        raise UserError(f"{type(system).__name__} has no features/objective: chunks={stage.chunks} needs both; use 1")
+    if state.stats:
+        raise UserError(f"chunks={stage.chunks}: batch-norm statistics {sorted(state.stats)} of chunks differ from "
+                        "those of the batch; use chunks=1")  # fmt: skip
+
+    def features(params: dict, chunk: Batch, key: jax.Array) -> Any:
+        variables = {"params": trees.merge(state.frozen, params)}
+        keys = rngs.streams(key, RNG_STREAMS)
+        return system.apply(variables, chunk, train=True, method="features", rngs=keys)
+
+    def objective(params: dict, feats: Any) -> tuple[jax.Array, tuple[Terms, dict]]:
+        terms = system.apply({"params": trees.merge(state.frozen, params)}, feats, method="objective")
+        return total(terms), (terms, {})
+
+    key = jax.random.fold_in(state.rng, state.step)
+    return cached_value_and_grad(features, objective, stage.chunks)(state.params, batch, key)
