@@ -13,6 +13,7 @@ if _VERSION is None:
     raise RuntimeError('mmjax/__init__.py has no line __version__ = "…"')
 
 INSTALL = [
+    "absl-py>=2.1",
     "chex>=0.1.90",
     "flax>=0.12,<0.13",
     "ftfy>=6.2",
