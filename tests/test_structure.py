@@ -231,7 +231,7 @@ def test_wrong_dependencies_are_found(tmp_path):
     write(
         tmp_path,
         {
-            "setup.py": "INSTALL = ['Pillow>=11', 'jax[cpu]>=0', 'idle-one']\nEXTRAS = {'x': ['board_x==1', 'wandb']}\n",
+            "setup.py": "INSTALL = ['Pillow>=11', 'jax[cpu]>=0', 'idle']\nEXTRAS = {'x': ['board_x==1', 'wandb']}\n",
             "mmjax/a.py": "import os\nimport PIL.Image\nimport jax\nimport rogue\nfrom board import Writer\n",
             "mmjax/b.py": "def f():\n    import board\n    import wandb\n",
         },
@@ -239,5 +239,5 @@ def test_wrong_dependencies_are_found(tmp_path):
     assert dependency_problems(tmp_path, {"PIL": ["pillow"], "board": ["Board.X"], "jax": ["jax"]}) == [
         "mmjax/a.py:4: imports rogue, which setup.py does not require",
         "mmjax/a.py:5: imports board.Writer at its top, but only an extra installs it",
-        "setup.py: nothing in mmjax imports idle-one",
+        "setup.py: nothing in mmjax imports idle",
     ]
