@@ -1,6 +1,5 @@
 """What every test runs under: eight CPU devices, one shared compilation cache, checked shapes, no implicit rank."""
 
-import getpass
 import os
 import pathlib
 import sys
@@ -14,9 +13,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores: one comp
         os.environ.setdefault(_name, "1")
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_FLAGS]).strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
-_CACHE = pathlib.Path(tempfile.gettempdir()) / f"mmjax-jax-cache-{getpass.getuser()}"
+_CACHE = pathlib.Path(tempfile.gettempdir()) / f"mmjax-jax-cache-{os.getuid()}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # the many small ones add up
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 
 import jax  # noqa: E402
