@@ -1,0 +1,89 @@
+"""The one table of batch keys, what an example is, and the check of a batch against the table."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, TypedDict
+
+import numpy as np
+
+from mmjax.core.errors import UserError
+from mmjax.data.choices import choose
+
+
+class Example(TypedDict, total=False):
+    """One item of a source, before augmentation and tokenization. `key` is always there, and `image` or `images`."""
+
+    image: np.ndarray  # uint8[Y, X, C], C = 3 (RGB) or 4 (RGB with straight alpha)
+    images: list[np.ndarray]  # alternative pictures of the same thing, of which training draws one
+    texts: list[str]  # alternative texts, the best first
+    labels: dict[str, str]  # language -> short name
+    tags: dict[str, list[str]]  # language -> keywords
+    label: int  # class, counted within the source's classes
+    key: str  # stable name of the item, unique within its data set
+
+
+class Key(NamedTuple):
+    """One key of a batch."""
+
+    dtypes: tuple[str, ...]  # admitted dtypes, the usual one first
+    shapes: tuple[str, ...]  # admitted shapes; a letter is an axis (equal over the whole batch), a number its size
+    meaning: str
+
+
+BATCH: dict[str, Key] = {
+    "image": Key(
+        ("uint8", "float32"),
+        ("B Y X 3", "B I Y X 3"),
+        "pixels; uint8 is normalised inside the model, float32 is already normalised; I images per example",
+    ),
+    "ids": Key(("int32",), ("B T",), "token ids; what stands where `valid` is False has no meaning"),
+    "valid": Key(("bool",), ("B T",), "True = a real token, begin and end tokens included"),
+    "mask_ar": Key(("int32",), ("B T",), "1 = this token opens a new causal block: earlier ones do not see it"),
+    "mask_loss": Key(("bool",), ("B T",), "True = this token is to be predicted; unshifted, the loss shifts"),
+    "label": Key(("int32",), ("B",), "class index, for evaluation and classifiers"),
+    "index": Key(("int64", "int32"), ("B",), "position of the example in its source"),
+}
+
+
+def check_batch(batch: Mapping[str, Any], required: Iterable[str] = ()) -> None:
+    """Compares a batch with the table: keys, dtypes, shapes, and that equal axis letters have equal sizes.
+
+    Args:
+      batch: anything with `.shape` and `.dtype` as values (numpy, jax, ShapeDtypeStruct).
+      required: keys that must be there.
+
+    Raises:
+      UserError: names the key, what it is and what it should be.
+
+    Example:
+      >>> check_batch({"ids": np.zeros((2, 8), np.int32), "valid": np.ones((2, 8), bool)}, required=("ids",))
+    """
+    missing = [key for key in required if key not in batch]
+    if missing:
+        raise UserError(f"the batch lacks {missing}; it has {sorted(batch)}")
+    sizes: dict[str, tuple[int, str]] = {}
+    for name, value in batch.items():
+        key = BATCH[choose("batch key", name, BATCH)]
+        if not hasattr(value, "dtype") or not hasattr(value, "shape"):
+            raise UserError(f"batch[{name!r}] is a {type(value).__name__}, expected an array")
+        if str(value.dtype) not in key.dtypes:
+            raise UserError(f"batch[{name!r}] has dtype {value.dtype}, expected {' or '.join(key.dtypes)}")
+        _check_shape(name, tuple(value.shape), key.shapes, sizes)
+
+
+def _check_shape(name: str, shape: tuple[int, ...], admitted: tuple[str, ...], sizes: dict) -> None:
+    """Finds the admitted shape of the same rank and binds its letters; `sizes` maps letter -> (size, first key)."""
+    expected = " or ".join(f"[{form.replace(' ', ', ')}]" for form in admitted)
+    for form in admitted:
+        axes = form.split()
+        if len(axes) == len(shape):
+            break
+    else:
+        raise UserError(f"batch[{name!r}] has shape {list(shape)}, expected {expected}")
+    for axis, size in zip(axes, shape, strict=True):
+        if axis.isdigit():
+            if size != int(axis):
+                raise UserError(f"batch[{name!r}] has shape {list(shape)}, expected {expected}")
+            continue
+        known, first = sizes.setdefault(axis, (size, name))
+        if known != size:
+            raise UserError(f"axis {axis} is {size} in batch[{name!r}] {list(shape)}, but {known} in batch[{first!r}]")
