@@ -1,0 +1,160 @@
+"""What an evaluator is, what it is given to work with, and the predictor that runs a system's named methods."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Bool, Float32, Int32, Shaped
+
+from mmjax.core.errors import UserError
+from mmjax.core.sharding import BATCH_AXES, batch_sharding, replicated, use_mesh
+
+Value = tuple[str, float]
+Tokenize = Callable[[Sequence[str]], tuple[Int32[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]]
+
+_IN_FLIGHT = 2  # batches dispatched before the oldest result is fetched: bounds memory, overlaps host and device
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """An array, a list, or anything else with a length and a row for every index (read lazily)."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+@runtime_checkable
+class Evaluator(Protocol):
+    """Data and a named predict method: yields (name, value) pairs whose names start with `name + "/"`."""
+
+    @property
+    def name(self) -> str: ...
+
+    def run(self, predictor: "Predictor") -> Iterator[Value]: ...
+
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """Scores that need no model ("chance", …), under the names of the metrics they are compared with."""
+        ...
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What evaluators need from other folders, passed in by the command that joins them.
+
+    Attributes:
+      open_source: a source spec -> random access examples (`len(source)`, `source[i]` -> mapping).
+      preprocess: uint8[Y, X, C] of any size, C in (1, 3, 4) -> uint8[S, S, 3], as the model sees it at evaluation.
+      tokenize: texts -> (int32[B, T], bool[B, T]) at the system's length.
+    """
+
+    open_source: Callable[[str], Any]
+    preprocess: Callable[[np.ndarray], np.ndarray]
+    tokenize: Tokenize
+
+
+class Predictor:
+    """Runs a system's named methods over any number of examples in batches of one fixed size, so each compiles once.
+
+    The last batch is padded with zeros and its surplus rows are dropped. On a mesh, batches are split over its data
+    axes and the results are gathered to every process.
+
+    Example:
+      predictor = Predictor(system, {"params": params}, batch_size=256)
+      features = predictor.embed_image(images)  # uint8[N, Y, X, 3] -> float32[N, E]
+
+    Args:
+      system: a Linen module with `embed_image(image)` and `embed_text(ids, valid)`.
+      variables: its variables; the weights are an argument of the compiled function, not a constant in it.
+      batch_size: examples at a time over all devices; rounded up to a multiple of the data-parallel devices.
+      mesh: the device mesh, if there is one.
+    """
+
+    def __init__(self, system: Any, variables: Mapping[str, Any], *, batch_size: int = 256, mesh: Mesh | None = None):
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be positive, not {batch_size}")
+        self.system, self.variables, self.mesh = system, variables, mesh
+        shards = 1 if mesh is None else int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+        self.batch_size = -(-batch_size // shards) * shards
+        self._compiled: dict[str, Callable] = {}
+
+    def replace(self, variables: Mapping[str, Any]) -> "Predictor":
+        """The same predictor with other weights; it shares the compiled functions."""
+        other = Predictor(self.system, variables, batch_size=self.batch_size, mesh=self.mesh)
+        other._compiled = self._compiled
+        return other
+
+    def embed_image(self, images: Rows) -> Float32[np.ndarray, "N E"]:
+        """Normalised image embeddings of uint8[N, Y, X, 3], or of any sequence of uint8[Y, X, 3] (read lazily)."""
+        return self("embed_image", images)
+
+    def embed_text(self, ids: Int32[np.ndarray, "N T"], valid: Bool[np.ndarray, "N T"]) -> Float32[np.ndarray, "N E"]:
+        """Normalised text embeddings of token ids and their validity."""
+        return self("embed_text", ids, valid)
+
+    def __call__(self, method: str, *inputs: Rows) -> Shaped[np.ndarray, "N ..."]:
+        """Applies a named method to inputs that share their leading axis; float results come back as float32.
+
+        Raises:
+          UserError: nothing to predict, inputs of different lengths, or a result that is not finite.
+        """
+        total = len(inputs[0])
+        if not total or any(len(array) != total for array in inputs):
+            raise UserError(f"{method}: inputs need one common length above zero, not {[len(x) for x in inputs]}")
+        function, pending, done = self._function(method), [], []
+        for start in range(0, total, self.batch_size):
+            count = min(self.batch_size, total - start)
+            batch = [self._place(_window(array, start, count, self.batch_size)) for array in inputs]
+            with use_mesh(self.mesh) if self.mesh is not None else contextlib.nullcontext():
+                pending.append((function(self.variables, *batch), count))
+            if len(pending) > _IN_FLIGHT:
+                done.append(_fetch(*pending.pop(0)))
+        result = np.concatenate(done + [_fetch(*item) for item in pending])
+        if not np.isfinite(result).all():
+            bad = np.flatnonzero(~np.isfinite(result).reshape(total, -1).all(axis=1))
+            raise UserError(
+                f"{method} gives values that are not finite for {len(bad)} of {total} inputs, first {bad[0]}"
+            )
+        return result
+
+    def _function(self, method: str) -> Callable:
+        if method not in self._compiled:
+            if not hasattr(self.system, method):
+                offered = sorted(m for m in dir(type(self.system)) if m.startswith(("embed_", "encode_")))
+                raise UserError(f"{type(self.system).__name__} has no method {method!r}; it offers {offered}")
+            where: dict[str, Any] = {} if self.mesh is None else {"out_shardings": replicated(self.mesh)}
+            self._compiled[method] = jax.jit(
+                lambda variables, *batch: self.system.apply(variables, *batch, method=method), **where
+            )
+        return self._compiled[method]
+
+    def _place(self, batch: np.ndarray) -> Any:
+        if self.mesh is None:
+            return batch
+        # Every process holds the whole batch and hands over only its own devices' rows.
+        return jax.make_array_from_callback(batch.shape, batch_sharding(self.mesh), lambda index: batch[index])
+
+
+def _window(array: Rows, start: int, count: int, size: int) -> np.ndarray:
+    """Rows start … start + count of an array or a lazy sequence, padded with zeros to `size` rows."""
+    stop = start + count
+    rows = array[start:stop] if isinstance(array, np.ndarray) else np.stack([array[i] for i in range(start, stop)])
+    return np.concatenate([rows, np.zeros((size - count, *rows.shape[1:]), rows.dtype)]) if count < size else rows
+
+
+def _fetch(result: jax.Array, count: int) -> np.ndarray:
+    rows = np.asarray(result)[:count]
+    return rows if np.issubdtype(rows.dtype, np.integer) or rows.dtype == bool else rows.astype(np.float32)
+
+
+def check_options(kind: str, options: Mapping[str, Any], valid: Sequence[str], required: Sequence[str] = ()) -> None:
+    """Raises UserError for options of an evaluator that are unknown or missing."""
+    unknown, missing = sorted(set(options) - set(valid)), sorted(set(required) - set(options))
+    if unknown:
+        raise UserError(f"evaluator kind {kind!r} has no option {unknown}; valid options: {sorted(valid)}")
+    if missing:
+        raise UserError(f"evaluator kind {kind!r} needs the option {missing}; valid options: {sorted(valid)}")
