@@ -46,6 +46,21 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from mmjax.core.errors import UserError
+from mmjax.core.precision import compute_dtype
+from mmjax.encoders.resnet import ModifiedResNet
+from mmjax.encoders.text import TextTransformer
+from mmjax.encoders.vit import ViT
+from mmjax.nn.mlp import ACTIVATIONS
+from mmjax.nn.transformer import REMAT
+
+_SHARED = {"scan", "remat"}
+_VIT = {"kind", "image_size", "patch", "width", "depth", "heads", "mlp_dim", "act", "eps", "patch_bias", "patch_stride",
+        "cls", "pool", "norm_pre", "norm_post", "q_bias", "k_bias", "v_bias", "out_bias", "layer_scale", "drop_path",
+        "dropout", "patch_drop", *_SHARED}  # fmt: skip
+_RESNET = {"kind", "image_size", "layers", "width", "heads"}
+_TEXT = {"vocab", "length", "width", "depth", "heads", "mlp_dim", "act", "eps", "dropout", *_SHARED}
+_CHOICES = {"act": tuple(ACTIVATIONS), "remat": tuple(REMAT), "pool": ("cls", "mean", "none"),
+            "norm_post": ("pooled", "all", "none")}  # fmt: skip
 
 
 def plain(config: Any) -> dict[str, Any]:
@@ -69,10 +84,67 @@ def check_choice(where: str, value: Any, valid: Collection[Any]) -> None:
         raise UserError(f"{where}: {value!r} is not one of {', '.join(map(repr, valid))}")
 
 
-def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `override` laid over it, mapping by mapping."""
+def override(base: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `config` laid over it, mapping by mapping; one of another `kind` replaces its counterpart."""
     out = dict(base)
-    for key, value in override.items():
-        both = isinstance(value, Mapping) and isinstance(out.get(key), Mapping)
-        out[key] = merge(out[key], value) if both else value
+    for key, value in config.items():
+        old = out.get(key)
+        merges = isinstance(value, Mapping) and isinstance(old, Mapping)
+        if merges and value.get("kind", old.get("kind")) == old.get("kind"):
+            out[key] = override(old, value)
+        else:
+            out[key] = value
     return out
+
+
+def shared_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`dtype`, `scan` and `remat` of a system, for all its towers."""
+    check_choice("system: remat", config.get("remat"), _CHOICES["remat"])
+    return {
+        "dtype": compute_dtype(config.get("dtype", "auto")),
+        "scan": config.get("scan", False),
+        "remat": config.get("remat"),
+    }
+
+
+def _check_tower(where: str, config: Mapping[str, Any], valid: Collection[str], required: Collection[str]) -> None:
+    check_keys(where, config, valid, required)
+    for key, choices in _CHOICES.items():
+        if key in config:
+            check_choice(f"{where}: {key}", config[key], choices)
+    width, heads = config["width"], config.get("heads")
+    if config.get("kind") != "resnet" and width % heads:
+        raise UserError(f"{where}: {heads} heads do not divide the width {width}")
+
+
+def image_tower(where: str, config: Mapping[str, Any], *, features: int, **shared: Any) -> ViT | ModifiedResNet:
+    """An image tower from its keys (see the top of this file).
+
+    Args:
+      where: its place in the config, for messages.
+      features: output width of a ResNet's attention pool.
+      **shared: defaults from `shared_options`.
+
+    Raises:
+      UserError: unknown or missing keys, or values that do not exist.
+    """
+    kind = config.get("kind", "vit")
+    check_choice(f"{where}: kind", kind, ("vit", "resnet"))
+    if kind == "vit":
+        _check_tower(where, config, _VIT, ("image_size", "patch", "width", "depth", "heads"))
+        return ViT(**{**shared, **{k: v for k, v in config.items() if k != "kind"}})
+    _check_tower(where, config, _RESNET, ("image_size", "layers", "width"))
+    if len(config["layers"]) != 4:
+        raise UserError(f"{where}: layers {config['layers']!r} must be four counts, one per stage")
+    options = {**config, "layers": tuple(config["layers"]), "features": features, "dtype": shared["dtype"]}
+    return ModifiedResNet(**{k: v for k, v in options.items() if k != "kind"})
+
+
+def text_tower(where: str, config: Mapping[str, Any], **shared: Any) -> TextTransformer:
+    """A text tower from its keys (see the top of this file).
+
+    Raises:
+      UserError: unknown or missing keys, or values that do not exist.
+    """
+    _check_tower(where, config, _TEXT, ("vocab", "length", "width", "depth", "heads"))
+    return TextTransformer(**{**shared, **config})

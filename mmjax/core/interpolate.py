@@ -1,0 +1,65 @@
+"""Bicubic resizing of small grids (position tables, feature maps) exactly as torch computes it.
+
+`jax.image.resize` differs twice from `torch.nn.functional.interpolate(mode="bicubic")`: the kernel's parameter is -0.5
+instead of -0.75, and it filters when shrinking. Published checkpoints were resized with torch, so the kernel is here.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+
+def _keys_kernel(distance: np.ndarray, a: float) -> np.ndarray:
+    """The cubic convolution kernel (Keys 1981) with parameter a, at the given distances."""
+    x = np.abs(distance)
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = (((x - 5) * x + 8) * x - 4) * a
+    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+
+
+def bicubic_matrix(source: int, target: int, *, antialias: bool) -> np.ndarray:
+    """The linear map float64[target, source] of a 1-D bicubic resize, `align_corners=False`.
+
+    Without antialias: a = -0.75, four taps around the sample, indices clamped at the border. With antialias: a = -0.5,
+    the kernel widened by the shrinking factor, taps outside dropped and the rest rescaled to sum to one, as in PIL.
+    """
+    scale = source / target
+    weights = np.zeros((target, source))
+    for i in range(target):
+        center = scale * (i + 0.5)
+        if antialias:
+            width = max(scale, 1.0)
+            first = max(int(center - 2 * width + 0.5), 0)
+            last = min(int(center + 2 * width + 0.5), source)
+            taps = np.arange(first, last)
+            values = _keys_kernel((taps - center + 0.5) / width, -0.5)
+            weights[i, taps] = values / values.sum()
+        else:
+            floor = int(np.floor(center - 0.5))
+            taps = np.arange(floor - 1, floor + 3)
+            values = _keys_kernel(taps - (center - 0.5), -0.75)
+            np.add.at(weights[i], np.clip(taps, 0, source - 1), values)
+    return weights
+
+
+def bicubic_resize(
+    grid: Float[Array, "Y X D"] | Float[np.ndarray, "Y X D"], size: tuple[int, int], *, antialias: bool = False
+) -> Float[Array, "..."] | Float[np.ndarray, "..."]:
+    """Resizes float[Y, X, D] to float[size[0], size[1], D]; numpy in, numpy out.
+
+    Args:
+      grid: float[Y, X, D].
+      size: the new (rows, columns).
+      antialias: torch's option of the same name. False is how ViT checkpoints of the BEiT, ALBEF, BLIP and EVA
+        families are resized; True is open_clip's.
+
+    Example:
+      >>> bicubic_resize(np.ones((2, 2, 1), np.float32), (3, 3)).shape
+      (3, 3, 1)
+    """
+    rows = bicubic_matrix(grid.shape[0], size[0], antialias=antialias)
+    columns = bicubic_matrix(grid.shape[1], size[1], antialias=antialias)
+    if isinstance(grid, np.ndarray):
+        return np.einsum("ay,bx,yxd->abd", rows, columns, grid, optimize=True).astype(grid.dtype)
+    rows, columns = jnp.asarray(rows, grid.dtype), jnp.asarray(columns, grid.dtype)
+    return jnp.einsum("ay,bx,yxd->abd", rows, columns, grid, precision="highest")

@@ -1,0 +1,77 @@
+"""CLIP's text encoder: a causal transformer read at the end token."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float, Integer
+
+from mmjax.core.errors import UserError
+from mmjax.nn import masks
+from mmjax.nn.dense import BlockInit, clip_text_init, constrain, normal, partitioned
+from mmjax.nn.norm import LayerNorm
+from mmjax.nn.transformer import BlockSpec, Inputs, Transformer
+
+
+@struct.dataclass
+class TextOutput:
+    """tokens float[B, T, D] after the final norm; pooled float[B, D], the state at the end token."""
+
+    tokens: Float[Array, "B T D"]
+    pooled: Float[Array, "B D"]
+
+
+class TextTransformer(nn.Module):
+    """int[B, T], bool[B, T] -> TextOutput.
+
+    The end token is the last valid position; padding follows it, so that the causal mask alone hides it.
+
+    Attributes:
+      vocab: V; length: of the position table; T may be shorter.
+      mlp_dim: default 4·width.
+      init: of the blocks, default CLIP's.
+
+    Source: Radford et al. 2021 (CLIP), §2.4.
+    """
+
+    vocab: int
+    length: int
+    width: int
+    depth: int
+    heads: int
+    mlp_dim: int | None = None
+    act: str = "quick_gelu"
+    eps: float = 1e-5
+    dropout: float = 0.0
+    scan: bool = False
+    remat: str | None = None
+    init: BlockInit | None = None
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, ids: Integer[Array, "B T"], valid: Bool[Array, "B T"], *, train: bool = False) -> TextOutput:
+        """Encodes token ids, padded at the end.
+
+        Raises:
+          UserError: more tokens than positions.
+        """
+        if ids.shape[1] > self.length:
+            raise UserError(f"texts of {ids.shape[1]} tokens, but the text encoder has {self.length} positions")
+        table = partitioned(normal(0.02), "vocab", "embed")
+        embed = nn.Embed(self.vocab, self.width, self.dtype, embedding_init=table, name="embed")
+        pos = self.param("pos", normal(0.01), (self.length, self.width), jnp.float32).astype(self.dtype)
+        x = constrain(embed(ids) + pos[None, : ids.shape[1]], "batch", None, None)
+        x = nn.Dropout(self.dropout, name="drop")(x, deterministic=not train)
+        spec = BlockSpec(
+            heads=self.heads,
+            mlp_dim=self.mlp_dim or 4 * self.width,
+            act=self.act,
+            eps=self.eps,
+            dropout=self.dropout,
+            init=self.init or clip_text_init(self.width, self.depth),
+            dtype=self.dtype,
+        )
+        stack = Transformer(spec, self.depth, self.scan, self.remat, name="transformer")
+        x = stack(x, Inputs(mask=masks.causal(ids.shape[1])), train=train)
+        x = LayerNorm(self.eps, self.dtype, name="norm_final")(x)
+        end = valid.sum(axis=1, dtype=jnp.int32) - 1  # [B]
+        return TextOutput(x, jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0])

@@ -1,0 +1,124 @@
+"""Multi-head attention over one or two sequences."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from mmjax.core.errors import UserError
+from mmjax.nn.dense import BlockInit, Dense, Initializer, normal, normal_init
+from mmjax.nn.norm import LayerNorm
+from mmjax.nn.position import Rope, rotate
+
+
+def attend(
+    q: Float[Array, "B T N H"],
+    k: Float[Array, "B S K H"],
+    v: Float[Array, "B S K H"],
+    *,
+    scale: float,
+    bias: Float[Array, "#B #N #T S"] | None = None,
+    mask: Bool[Array, "#B #N #T S"] | None = None,
+    drop: nn.Dropout | None = None,
+) -> Float[Array, "B T N H"]:
+    """`softmax(scale · q·k + bias) v`; N query heads share K key heads in order (head n uses n // (N/K)).
+
+    Scores and softmax are float32. A query whose keys are all masked attends to all of them evenly, no NaN.
+
+    Args:
+      q, k, v: float[B, T, N, H], float[B, S, K, H], float[B, S, K, H]; K divides N.
+      scale: factor of the scores, H^-½ in most models.
+      bias: float[B or 1, N or 1, T or 1, S], added to the scores.
+      mask: bool, the same shape; True = attend.
+      drop: dropout on the attention weights.
+
+    Source: Vaswani et al. 2017, §3.2.1; grouped heads: Ainslie et al. 2023.
+    """
+    B, T, N, H = q.shape
+    S, K = k.shape[1:3]
+    q = (q * scale).reshape(B, T, K, N // K, H)
+    scores = jnp.einsum("BTKGH,BSKH->BKGTS", q, k, preferred_element_type=jnp.float32).reshape(B, N, T, S)
+    if bias is not None:
+        scores = scores + bias.astype(jnp.float32)
+    if mask is not None:
+        scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    if drop is not None:
+        weights = drop(weights)
+    out = jnp.einsum("BKGTS,BSKH->BTKGH", weights.reshape(B, K, N // K, T, S), v)
+    return out.reshape(B, T, N, H)
+
+
+class MultiHeadAttention(nn.Module):
+    """Self-attention, or cross-attention when a context is given; float[B, T, D] -> float[B, T, D].
+
+    Parameters: {q, k, v, out}/{kernel, bias}, kernels [D, N·H] and [N·H, D].
+
+    Attributes:
+      heads, kv_heads: N and K; K defaults to N.
+      head_dim: H, default D / N.
+      q_bias, k_bias, v_bias, out_bias: BEiT and EVA have no key bias, LLaMA and T5 none at all.
+      scale: factor of the scores; default H^-½; T5 uses 1.
+      inner_eps: epsilon of a layer norm before `out`, `norm_inner` (sub-LN of BEiT-3); None: no norm.
+      bias_kv: one learned key and value after the sequence's own (ImageBind): `bias_k`, `bias_v` [K·H].
+      out_features: default D.
+      dropout: of the attention weights.
+    """
+
+    heads: int
+    kv_heads: int | None = None
+    head_dim: int | None = None
+    q_bias: bool = True
+    k_bias: bool = True
+    v_bias: bool = True
+    out_bias: bool = True
+    scale: float | None = None
+    inner_eps: float | None = None
+    bias_kv: bool = False
+    out_features: int | None = None
+    dropout: float = 0.0
+    init: BlockInit = normal_init()
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        context: Float[Array, "B S E"] | None = None,
+        *,
+        bias: Float[Array, "#B #N #T #S"] | None = None,
+        mask: Bool[Array, "#B #N #T #S"] | None = None,
+        rope: Rope | None = None,
+        train: bool = False,
+    ) -> Float[Array, "B T F"]:
+        """Attends from x to `context` (default: x itself); `rope` rotates queries and keys by the same positions."""
+        B, T, D = x.shape
+        N, K = self.heads, self.kv_heads or self.heads
+        if (D % N and self.head_dim is None) or N % K:
+            raise UserError(f"attention: {N} heads do not divide the width {D}, or {K} key heads do not divide {N}")
+        H = self.head_dim or D // N
+        context = x if context is None else context
+
+        def dense(features: int, axes: tuple[str, str], use_bias: bool, kernel_init: Initializer, name: str) -> Dense:
+            return Dense(features, axes, use_bias, kernel_init, self.init.attn_bias, self.dtype, name=name)
+
+        q = dense(N * H, ("embed", "heads"), self.q_bias, self.init.qkv, "q")(x)  # [B, T, N*H]
+        k = dense(K * H, ("embed", "heads"), self.k_bias, self.init.qkv, "k")(context)  # [B, S, K*H]
+        v = dense(K * H, ("embed", "heads"), self.v_bias, self.init.qkv, "v")(context)
+        if self.bias_kv:
+            k, v = self._append(k, "bias_k"), self._append(v, "bias_v")
+            bias = None if bias is None else jnp.pad(bias, ((0, 0), (0, 0), (0, 0), (0, 1)))
+            mask = None if mask is None else jnp.pad(mask, ((0, 0), (0, 0), (0, 0), (0, 1)), constant_values=True)
+        q, k, v = q.reshape(B, T, N, H), k.reshape(B, -1, K, H), v.reshape(B, -1, K, H)
+        if rope is not None:
+            q, k = rotate(q, rope), rotate(k, rope)
+        drop = nn.Dropout(self.dropout, deterministic=not train, name="drop") if self.dropout else None
+        y = attend(q, k, v, scale=H**-0.5 if self.scale is None else self.scale, bias=bias, mask=mask, drop=drop)
+        y = y.reshape(B, T, N * H)
+        if self.inner_eps is not None:
+            y = LayerNorm(self.inner_eps, self.dtype, name="norm_inner")(y)
+        return dense(self.out_features or D, ("heads", "embed"), self.out_bias, self.init.out, "out")(y)
+
+    def _append(self, x: Float[Array, "B S D"], name: str) -> Float[Array, "B S+1 D"]:
+        extra = self.param(name, normal(x.shape[-1] ** -0.5), (x.shape[-1],), jnp.float32).astype(x.dtype)
+        return jnp.concatenate([x, jnp.broadcast_to(extra, (x.shape[0], 1, x.shape[-1]))], axis=1)

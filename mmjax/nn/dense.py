@@ -1,0 +1,86 @@
+"""Linear maps and initialisers, with logical axis names for sharding."""
+
+import dataclasses
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax.numpy as jnp
+from flax.linen.spmd import RulesFallback
+from jaxtyping import Array, Float
+
+Initializer = Callable[..., Array]
+zeros = nn.initializers.zeros_init()
+normal = nn.initializers.normal
+fan_in_normal = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+"""N(0, 1 / inputs)."""
+torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+"""U(±inputs^-½): what torch gives the weights of Linear and Conv2d."""
+
+
+def constrain(x: Array, *names: str | None) -> Array:
+    """Names the axes of an activation; the sharding rules in force place them. A no-op without rules or mesh."""
+    return nn.with_logical_constraint(x, names, fallback=RulesFallback.RAISE_ERROR)
+
+
+def partitioned(init: Initializer, *names: str | None) -> Initializer:
+    """An initialiser whose parameter carries logical axis names."""
+    return nn.with_logical_partitioning(init, names)
+
+
+class Dense(nn.Module):
+    """`x @ kernel + bias`, float[..., inputs] -> float[..., features].
+
+    The product is taken over one merged leading axis: with two, XLA on CPU copies the operands of the weight gradient
+    (8 % of a small ViT block).
+    """
+
+    features: int
+    axes: tuple[str | None, str | None] = ("embed", "mlp")
+    use_bias: bool = True
+    kernel_init: Initializer = fan_in_normal
+    bias_init: Initializer = zeros
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch F"]:
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", partitioned(self.kernel_init, *self.axes), shape, jnp.float32)
+        y = x.astype(self.dtype).reshape(-1, x.shape[-1]) @ kernel.astype(self.dtype)
+        if self.use_bias:
+            bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
+            y = y + bias.astype(self.dtype)[None, :]
+        return y.reshape(*x.shape[:-1], self.features)
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockInit:
+    """Initialisers of a transformer block's kernels and biases."""
+
+    qkv: Initializer
+    out: Initializer
+    fc1: Initializer
+    fc2: Initializer
+    attn_bias: Initializer = zeros
+    mlp_bias: Initializer = zeros
+
+
+def normal_init(std: float = 0.02) -> BlockInit:
+    """Every kernel N(0, std²) and every bias zero, as in BERT."""
+    return BlockInit(*[normal(std)] * 4)
+
+
+def clip_text_init(width: int, depth: int) -> BlockInit:
+    """CLIP's text blocks: qkv W^-½, both outputs W^-½ (2L)^-½, first MLP layer (2W)^-½."""
+    out = normal(width**-0.5 * (2 * depth) ** -0.5)
+    return BlockInit(normal(width**-0.5), out, normal((2 * width) ** -0.5), out)
+
+
+def torch_init() -> BlockInit:
+    """What CLIP's vision blocks keep: torch's defaults.
+
+    The fused [3D, D] qkv weight is Xavier-uniform, U(±√(6 / 4D)); the output map and the MLP are U(±inputs^-½), the
+    attention biases are zero. The MLP biases, U(±inputs^-½) in torch, start at zero here: a bias initialiser does not
+    see the inputs, and the weights already break the symmetry.
+    """
+    qkv = nn.initializers.variance_scaling(0.5, "fan_in", "uniform")
+    return BlockInit(qkv, torch_uniform, torch_uniform, torch_uniform)

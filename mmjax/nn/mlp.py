@@ -1,0 +1,70 @@
+"""The position-wise feed-forward layer and its activations."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mmjax.core.errors import UserError
+from mmjax.nn.dense import BlockInit, Dense, normal_init
+from mmjax.nn.norm import LayerNorm
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),  # exact (erf): ALBEF, BLIP, BEiT-3, open_clip
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),  # FlanT5 on its own, ChatGLM
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),  # OpenAI's CLIP
+    "relu": jax.nn.relu,  # OPT
+    "silu": jax.nn.silu,  # LLaMA's gate
+}
+
+
+def activation(name: str) -> Callable[[Array], Array]:
+    """The activation of that name.
+
+    Raises:
+      UserError: no such activation.
+
+    Example:
+      >>> float(activation("relu")(jnp.float32(-1)))
+      0.0
+    """
+    if name not in ACTIVATIONS:
+        raise UserError(f"activation {name!r} does not exist; there are {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
+
+
+class Mlp(nn.Module):
+    """`fc2(act(fc1 x))`, or gated `fc2(act(gate x) · fc1 x)` (GEGLU, SwiGLU); float[..., D] -> float[..., D].
+
+    Attributes:
+      mlp_dim: inner width F.
+      gated: adds the projection `gate` (Shazeer 2020; T5 v1.1, LLaMA).
+      inner_eps: epsilon of a layer norm before fc2, `norm_inner` (sub-LN of BEiT-3); None: no norm.
+    """
+
+    mlp_dim: int
+    act: str
+    gated: bool = False
+    use_bias: bool = True
+    inner_eps: float | None = None
+    dropout: float = 0.0
+    init: BlockInit = normal_init()
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch D"], *, train: bool = False) -> Float[Array, "*batch D"]:
+        def dense(features: int, axes: tuple[str, str], kernel_init: Callable, name: str) -> Dense:
+            return Dense(features, axes, self.use_bias, kernel_init, self.init.mlp_bias, self.dtype, name=name)
+
+        act = activation(self.act)
+        h = dense(self.mlp_dim, ("embed", "mlp"), self.init.fc1, "fc1")(x)
+        if self.gated:
+            h = act(dense(self.mlp_dim, ("embed", "mlp"), self.init.fc1, "gate")(x)) * h
+        else:
+            h = act(h)
+        if self.inner_eps is not None:
+            h = LayerNorm(self.inner_eps, self.dtype, name="norm_inner")(h)
+        h = nn.Dropout(self.dropout, name="drop_inner")(h, deterministic=not train)
+        return dense(x.shape[-1], ("mlp", "embed"), self.init.fc2, "fc2")(h)

@@ -1,0 +1,59 @@
+"""Layer norm and RMS norm. The epsilon has no default: published models use 1e-5, 1e-6 and 1e-12."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mmjax.core.errors import UserError
+
+
+class LayerNorm(nn.Module):
+    """`scale · (x - mean) / √(var + eps) + bias` over the last axis, float[..., D] -> float[..., D].
+
+    Statistics are float32 whatever comes in; what goes out has `dtype`. Source: Ba et al. 2016.
+    """
+
+    eps: float
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+        shape = (1,) * (x.ndim - 1) + (-1,)
+        scale = self.param("scale", nn.initializers.ones_init(), (x.shape[-1],), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), (x.shape[-1],), jnp.float32)
+        x = x.astype(jnp.float32)
+        x = x - x.mean(-1, keepdims=True)
+        x = x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + self.eps)
+        return (x * scale.reshape(shape) + bias.reshape(shape)).astype(self.dtype)
+
+
+class RMSNorm(nn.Module):
+    """`scale · x / √(mean(x²) + eps)` over the last axis, without mean or bias; float[..., D] -> float[..., D].
+
+    Statistics are float32. Source: Zhang and Sennrich 2019; T5, LLaMA.
+    """
+
+    eps: float
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+        scale = self.param("scale", nn.initializers.ones_init(), (x.shape[-1],), jnp.float32)
+        x = x.astype(jnp.float32)
+        x = x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + self.eps)
+        return (x * scale.reshape((1,) * (x.ndim - 1) + (-1,))).astype(self.dtype)
+
+
+NORMS = {"layer": LayerNorm, "rms": RMSNorm}
+
+
+def norm(kind: str) -> type[LayerNorm] | type[RMSNorm]:
+    """The norm of that name.
+
+    Raises:
+      UserError: no such norm.
+    """
+    if kind not in NORMS:
+        raise UserError(f"norm {kind!r} does not exist; there are {', '.join(NORMS)}")
+    return NORMS[kind]

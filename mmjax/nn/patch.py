@@ -1,0 +1,55 @@
+"""Images to patch tokens."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt8
+
+from mmjax.core.errors import UserError
+from mmjax.nn.dense import Initializer, partitioned, torch_uniform, zeros
+
+
+def normalise(
+    image: UInt8[Array, "B Y X C"] | Float[Array, "B Y X C"], mean: tuple[float, ...], std: tuple[float, ...]
+) -> Float[Array, "B Y X C"]:
+    """`(image / 255 - mean) / std` for uint8; float images are taken as normalised already."""
+    if image.dtype != jnp.uint8:
+        return image
+    scale = 1.0 / (255.0 * jnp.asarray(std, jnp.float32))
+    shift = jnp.asarray(mean, jnp.float32) / jnp.asarray(std, jnp.float32)
+    return image.astype(jnp.float32) * scale[None, None, None] - shift[None, None, None]
+
+
+class PatchEmbed(nn.Module):
+    """A p×p convolution without padding, row-major: float[B, Y, X, C] -> float[B, P, D]. Kernel [p, p, C, D].
+
+    With stride p (the default) it is a reshape and one matrix product, which CPUs run faster than a convolution.
+    """
+
+    patch: int
+    width: int
+    stride: int | None = None
+    use_bias: bool = False
+    kernel_init: Initializer = torch_uniform
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "B Y X C"]) -> Float[Array, "B P D"]:
+        B, Y, X, C = image.shape
+        p, stride = self.patch, self.stride or self.patch
+        if stride == p and (Y % p or X % p):
+            raise UserError(f"image of {Y}x{X} pixels does not divide into patches of {p}")
+        init = partitioned(self.kernel_init, None, None, None, "embed")
+        kernel = self.param("kernel", init, (p, p, C, self.width), jnp.float32).astype(self.dtype)
+        image = image.astype(self.dtype)
+        if stride == p:
+            patches = image.reshape(B, Y // p, p, X // p, p, C).transpose(0, 1, 3, 2, 4, 5)  # [B, y, x, p, p, C]
+            tokens = patches.reshape(-1, p * p * C) @ kernel.reshape(p * p * C, self.width)
+        else:
+            dims = ("NHWC", "HWIO", "NHWC")
+            tokens = jax.lax.conv_general_dilated(image, kernel, (stride, stride), "VALID", dimension_numbers=dims)
+        tokens = tokens.reshape(B, -1, self.width)
+        if self.use_bias:
+            bias = self.param("bias", zeros, (self.width,), jnp.float32).astype(self.dtype)
+            tokens = tokens + bias[None, None]
+        return tokens

@@ -1,0 +1,210 @@
+"""Transformer blocks and stacks of them, unrolled or scanned, rematerialised or not."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Bool, Float
+
+from mmjax.core.errors import UserError
+from mmjax.nn.attention import MultiHeadAttention
+from mmjax.nn.dense import BlockInit, constrain, normal_init
+from mmjax.nn.mlp import Mlp
+from mmjax.nn.norm import norm
+from mmjax.nn.position import Rope
+
+REMAT = {
+    None: None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+ORDERS = ("pre", "post", "branch")
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockSpec:
+    """What a block is made of.
+
+    Attributes:
+      heads, mlp_dim, act, eps: see MultiHeadAttention, Mlp and norm.py.
+      norm: "layer" or "rms".
+      order: where the norm stands. "pre": x + f(norm x) (CLIP, ViT); "post": norm(x + f x) (BERT);
+        "branch": x + norm(f x) (CogVLM's EVA2).
+      cross: adds cross-attention to a context between self-attention and MLP (`cross`, `norm_cross`).
+      layer_scale: initial value of a learned gain per channel on each branch, `scale1`, `scale2` (Touvron et al. 2021).
+      drop_path: highest rate of dropping a whole branch per example (Huang et al. 2016); grows linearly over a stack.
+      dropout, attn_dropout: of the branches (and the MLP's inside), and of the attention weights.
+      sub_norm: layer norms before the attention's and the MLP's output maps (BEiT-3).
+    """
+
+    heads: int
+    mlp_dim: int
+    act: str
+    eps: float
+    norm: str = "layer"
+    order: str = "pre"
+    kv_heads: int | None = None
+    head_dim: int | None = None
+    q_bias: bool = True
+    k_bias: bool = True
+    v_bias: bool = True
+    out_bias: bool = True
+    mlp_bias: bool = True
+    gated: bool = False
+    scale: float | None = None
+    sub_norm: bool = False
+    bias_kv: bool = False
+    cross: bool = False
+    layer_scale: float | None = None
+    drop_path: float = 0.0
+    dropout: float = 0.0
+    attn_dropout: float = 0.0
+    init: BlockInit = normal_init()  # noqa: RUF009 - frozen
+    dtype: jnp.dtype = jnp.float32
+
+
+@struct.dataclass
+class Inputs:
+    """What every block of a stack reads besides its tokens: biases and masks bool[B or 1, N or 1, T or 1, S]."""
+
+    bias: Float[Array, "..."] | None = None
+    mask: Bool[Array, "..."] | None = None
+    rope: Rope | None = None
+    context: Float[Array, "B S E"] | None = None
+    context_mask: Bool[Array, "..."] | None = None
+
+
+@struct.dataclass
+class LayerInputs:
+    """What differs from block to block: a drop-path rate float[] and an attention bias."""
+
+    drop_path: Float[Array, "..."] | float | None = None
+    bias: Float[Array, "..."] | None = None
+
+
+class Block(nn.Module):
+    """Attention, optionally cross-attention, MLP: float[B, T, D] -> float[B, T, D].
+
+    `train` is an attribute, not an argument, so that remat and scan never see a Python flag.
+    """
+
+    spec: BlockSpec
+    train: bool = False
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B T D"], layer: LayerInputs | None = None, inputs: Inputs | None = None
+    ) -> Float[Array, "B T D"]:
+        s, layer, inputs = self.spec, layer or LayerInputs(), inputs or Inputs()
+        bias = inputs.bias
+        if layer.bias is not None:
+            bias = layer.bias if bias is None else bias + layer.bias
+
+        def attend(x: Array) -> Array:
+            options = {"bias": bias, "mask": inputs.mask, "rope": inputs.rope, "train": self.train}
+            return self._attention("attn", bias_kv=s.bias_kv)(x, **options)
+
+        def cross(x: Array) -> Array:
+            return self._attention("cross")(x, inputs.context, mask=inputs.context_mask, train=self.train)
+
+        inner_eps = s.eps if s.sub_norm else None
+        mlp = Mlp(s.mlp_dim, s.act, s.gated, s.mlp_bias, inner_eps, s.dropout, s.init, s.dtype, name="mlp")
+        x = constrain(x, "batch", None, None)
+        x = self._residual(x, attend, "1", layer.drop_path)
+        if s.cross and inputs.context is not None:
+            x = self._residual(x, cross, "_cross", layer.drop_path)
+        x = self._residual(x, lambda h: mlp(h, train=self.train), "2", layer.drop_path)
+        return constrain(x, "batch", None, None)
+
+    def _attention(self, name: str, **options: Any) -> MultiHeadAttention:
+        s = self.spec
+        return MultiHeadAttention(
+            heads=s.heads,
+            kv_heads=s.kv_heads,
+            head_dim=s.head_dim,
+            q_bias=s.q_bias,
+            k_bias=s.k_bias,
+            v_bias=s.v_bias,
+            out_bias=s.out_bias,
+            scale=s.scale,
+            inner_eps=s.eps if s.sub_norm else None,
+            dropout=s.attn_dropout,
+            init=s.init,
+            dtype=s.dtype,
+            name=name,
+            **options,
+        )
+
+    def _residual(self, x: Array, branch: Any, part: str, drop_path: Any) -> Array:
+        """x plus a branch, with the norm in its place."""
+        s = self.spec
+        if s.order not in ORDERS:
+            raise UserError(f"order of the norm {s.order!r} does not exist; there are {', '.join(ORDERS)}")
+        normed = norm(s.norm)(s.eps, s.dtype, name=f"norm{part}")
+        h = branch(normed(x) if s.order == "pre" else x)
+        h = normed(h) if s.order == "branch" else h
+        h = nn.Dropout(s.dropout, name=f"drop{part}")(h, deterministic=not self.train)
+        if s.layer_scale is not None:
+            gain = self.param(f"scale{part}", nn.initializers.constant(s.layer_scale), (x.shape[-1],), jnp.float32)
+            h = h * gain.astype(h.dtype)[None, None]
+        if self.train and drop_path is not None:
+            keep = 1.0 - jnp.asarray(drop_path, jnp.float32)
+            kept = jax.random.bernoulli(self.make_rng("dropout"), keep, (x.shape[0], 1, 1))
+            h = h * (kept / keep).astype(h.dtype)
+        x = x + h
+        return normed(x) if s.order == "post" else x
+
+
+class Transformer(nn.Module):
+    """A stack of equal blocks: float[B, T, D] -> float[B, T, D].
+
+    Unrolled, the parameters are block_{i}/…; scanned, blocks/… with a leading layer axis. `core.stacking` converts.
+
+    Attributes:
+      scan: one compiled body for all blocks: compile time stays flat on accelerators. Unrolled is faster on CPU.
+      remat: None keeps every activation for the backward pass; "full" recomputes the blocks from their inputs;
+        "dots" keeps the products with weights.
+    """
+
+    spec: BlockSpec
+    depth: int
+    scan: bool = False
+    remat: str | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        inputs: Inputs | None = None,
+        *,
+        layer_bias: Float[Array, "L #B #N T S"] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "B T D"]:
+        """Applies the blocks; `layer_bias` is an attention bias per block (BEiT), added to `inputs.bias`."""
+        if self.remat not in REMAT:
+            raise UserError(f"remat {self.remat!r} does not exist; there are {', '.join(map(repr, REMAT))}")
+        inputs = inputs or Inputs()
+        block: Any = Block
+        if self.remat is not None:
+            # Inside a scan nothing is shared between the forward and the backward loop: no barrier is needed.
+            block = nn.remat(Block, policy=REMAT[self.remat], prevent_cse=not self.scan)
+        rates = None
+        if self.spec.drop_path:
+            rates = jnp.linspace(0.0, self.spec.drop_path, self.depth)
+        if not self.scan:
+            for i in range(self.depth):
+                layer = jax.tree.map(lambda leaf, i=i: leaf[i], LayerInputs(rates, layer_bias))
+                x = block(self.spec, train, name=f"block_{i}")(x, layer, inputs)
+            return x
+        body = nn.scan(
+            lambda block, x, layer, inputs: (block(x, layer, inputs), None),
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=(0, nn.broadcast),
+            length=self.depth,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )
+        return body(block(self.spec, train, name="blocks"), x, LayerInputs(rates, layer_bias), inputs)[0]

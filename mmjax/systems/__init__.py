@@ -1,0 +1,29 @@
+"""Systems by name: one file each, composed of the parts in nn, encoders and losses."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+
+from mmjax.core.errors import UserError
+from mmjax.systems import base, clip
+
+BUILDERS = {"clip": clip.build}
+SIZES = {"clip": clip.SIZES}
+
+
+def build(config: Mapping[str, Any]) -> nn.Module:
+    """The system that a plain mapping (or ConfigDict) describes; its keys are listed in systems/base.py.
+
+    Raises:
+      UserError: no such system, unknown or missing keys, or values that do not exist.
+
+    Example:
+      >>> build({"name": "clip", "size": "vit_b_32"}).embed_dim
+      512
+    """
+    config = base.plain(config)
+    name = config.get("name")
+    if name not in BUILDERS:
+        raise UserError(f"system name {name!r} does not exist; there are {', '.join(map(repr, BUILDERS))}")
+    return BUILDERS[name](config)
