@@ -61,5 +61,5 @@ def bicubic_resize(
     columns = bicubic_matrix(grid.shape[1], size[1], antialias=antialias)
     if isinstance(grid, np.ndarray):
         return np.einsum("ay,bx,yxd->abd", rows, columns, grid, optimize=True).astype(grid.dtype)
-    rows, columns = jnp.asarray(rows, grid.dtype), jnp.asarray(columns, grid.dtype)
-    return jnp.einsum("ay,bx,yxd->abd", rows, columns, grid, precision="highest")
+    weights = jnp.asarray(rows, grid.dtype), jnp.asarray(columns, grid.dtype)
+    return jnp.einsum("ay,bx,yxd->abd", *weights, grid, precision="highest")

@@ -28,7 +28,7 @@ class TextTransformer(nn.Module):
     Attributes:
       vocab: V; length: of the position table; T may be shorter.
       mlp_dim: default 4·width.
-      init: of the blocks, default CLIP's.
+      inits: of the blocks, default CLIP's.
 
     Source: Radford et al. 2021 (CLIP), §2.4.
     """
@@ -44,7 +44,7 @@ class TextTransformer(nn.Module):
     dropout: float = 0.0
     scan: bool = False
     remat: str | None = None
-    init: BlockInit | None = None
+    inits: BlockInit | None = None
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -67,7 +67,7 @@ class TextTransformer(nn.Module):
             act=self.act,
             eps=self.eps,
             dropout=self.dropout,
-            init=self.init or clip_text_init(self.width, self.depth),
+            inits=self.inits or clip_text_init(self.width, self.depth),
             dtype=self.dtype,
         )
         stack = Transformer(spec, self.depth, self.scan, self.remat, name="transformer")

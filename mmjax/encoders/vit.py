@@ -65,7 +65,7 @@ class ViT(nn.Module):
     order: str = "pre"
     scan: bool = False
     remat: str | None = None
-    init: BlockInit = torch_init()
+    inits: BlockInit = torch_init()
     patch_init: Initializer = torch_uniform
     pos_init: Initializer | None = None
     dtype: jnp.dtype = jnp.float32
@@ -99,13 +99,14 @@ class ViT(nn.Module):
         return self._pooled(x)
 
     def _pooled(self, x: Float[Array, "B T D"]) -> VisionOutput:
-        post = None if self.norm_post == "none" else LayerNorm(self.eps, self.dtype, name="norm_post")
         if self.norm_post == "all":
-            x = post(x)
+            x = LayerNorm(self.eps, self.dtype, name="norm_post")(x)
         if self.pool == "none":
             return VisionOutput(x)
         pooled = x[:, 0] if self.pool == "cls" else x[:, int(self.cls) :].mean(axis=1)
-        return VisionOutput(x, post(pooled) if self.norm_post == "pooled" else pooled)
+        if self.norm_post == "pooled":
+            pooled = LayerNorm(self.eps, self.dtype, name="norm_post")(pooled)
+        return VisionOutput(x, pooled)
 
     def _drop_patches(self, x: Float[Array, "B P D"]) -> Float[Array, "B Q D"]:
         """Keeps a random subset of the patches, another one for each example, in order."""
@@ -127,7 +128,7 @@ class ViT(nn.Module):
             layer_scale=self.layer_scale,
             drop_path=self.drop_path,
             dropout=self.dropout,
-            init=self.init,
+            inits=self.inits,
             dtype=self.dtype,
         )
 

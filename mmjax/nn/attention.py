@@ -77,7 +77,7 @@ class MultiHeadAttention(nn.Module):
     bias_kv: bool = False
     out_features: int | None = None
     dropout: float = 0.0
-    init: BlockInit = normal_init()
+    inits: BlockInit = normal_init()
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -100,11 +100,11 @@ class MultiHeadAttention(nn.Module):
         context = x if context is None else context
 
         def dense(features: int, axes: tuple[str, str], use_bias: bool, kernel_init: Initializer, name: str) -> Dense:
-            return Dense(features, axes, use_bias, kernel_init, self.init.attn_bias, self.dtype, name=name)
+            return Dense(features, axes, use_bias, kernel_init, self.inits.attn_bias, self.dtype, name=name)
 
-        q = dense(N * H, ("embed", "heads"), self.q_bias, self.init.qkv, "q")(x)  # [B, T, N*H]
-        k = dense(K * H, ("embed", "heads"), self.k_bias, self.init.qkv, "k")(context)  # [B, S, K*H]
-        v = dense(K * H, ("embed", "heads"), self.v_bias, self.init.qkv, "v")(context)
+        q = dense(N * H, ("embed", "heads"), self.q_bias, self.inits.qkv, "q")(x)  # [B, T, N*H]
+        k = dense(K * H, ("embed", "heads"), self.k_bias, self.inits.qkv, "k")(context)  # [B, S, K*H]
+        v = dense(K * H, ("embed", "heads"), self.v_bias, self.inits.qkv, "v")(context)
         if self.bias_kv:
             k, v = self._append(k, "bias_k"), self._append(v, "bias_v")
             bias = None if bias is None else jnp.pad(bias, ((0, 0), (0, 0), (0, 0), (0, 1)))
@@ -117,7 +117,7 @@ class MultiHeadAttention(nn.Module):
         y = y.reshape(B, T, N * H)
         if self.inner_eps is not None:
             y = LayerNorm(self.inner_eps, self.dtype, name="norm_inner")(y)
-        return dense(self.out_features or D, ("heads", "embed"), self.out_bias, self.init.out, "out")(y)
+        return dense(self.out_features or D, ("heads", "embed"), self.out_bias, self.inits.out, "out")(y)
 
     def _append(self, x: Float[Array, "B S D"], name: str) -> Float[Array, "B S+1 D"]:
         extra = self.param(name, normal(x.shape[-1] ** -0.5), (x.shape[-1],), jnp.float32).astype(x.dtype)

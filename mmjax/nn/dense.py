@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from flax.linen.spmd import RulesFallback
 from jaxtyping import Array, Float
 
-Initializer = Callable[..., Array]
+Initializer = Callable[..., Any]  # (key, shape, dtype) -> array, or a box around one
 zeros = nn.initializers.zeros_init()
 normal = nn.initializers.normal
 fan_in_normal = nn.initializers.variance_scaling(1.0, "fan_in", "normal")

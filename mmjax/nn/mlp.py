@@ -50,21 +50,21 @@ class Mlp(nn.Module):
     use_bias: bool = True
     inner_eps: float | None = None
     dropout: float = 0.0
-    init: BlockInit = normal_init()
+    inits: BlockInit = normal_init()
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch D"], *, train: bool = False) -> Float[Array, "*batch D"]:
         def dense(features: int, axes: tuple[str, str], kernel_init: Callable, name: str) -> Dense:
-            return Dense(features, axes, self.use_bias, kernel_init, self.init.mlp_bias, self.dtype, name=name)
+            return Dense(features, axes, self.use_bias, kernel_init, self.inits.mlp_bias, self.dtype, name=name)
 
         act = activation(self.act)
-        h = dense(self.mlp_dim, ("embed", "mlp"), self.init.fc1, "fc1")(x)
+        h = dense(self.mlp_dim, ("embed", "mlp"), self.inits.fc1, "fc1")(x)
         if self.gated:
-            h = act(dense(self.mlp_dim, ("embed", "mlp"), self.init.fc1, "gate")(x)) * h
+            h = act(dense(self.mlp_dim, ("embed", "mlp"), self.inits.fc1, "gate")(x)) * h
         else:
             h = act(h)
         if self.inner_eps is not None:
             h = LayerNorm(self.inner_eps, self.dtype, name="norm_inner")(h)
         h = nn.Dropout(self.dropout, name="drop_inner")(h, deterministic=not train)
-        return dense(x.shape[-1], ("mlp", "embed"), self.init.fc2, "fc2")(h)
+        return dense(x.shape[-1], ("mlp", "embed"), self.inits.fc2, "fc2")(h)

@@ -131,11 +131,11 @@ class RelativeBias(nn.Module):
 
     rows: int
     heads: int
-    init: Initializer = normal(0.02)
+    table_init: Initializer = normal(0.02)
 
     @nn.compact
     def __call__(self, index: Integer[Array, "T S"] | Integer[np.ndarray, "T S"]) -> Float[Array, "1 N T S"]:
-        table = self.param("table", self.init, (self.rows, self.heads), jnp.float32)
+        table = self.param("table", self.table_init, (self.rows, self.heads), jnp.float32)
         return table[index].transpose(2, 0, 1)[None]  # [T, S, N] -> [1, N, T, S]
 
 

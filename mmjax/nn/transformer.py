@@ -62,7 +62,7 @@ class BlockSpec:
     drop_path: float = 0.0
     dropout: float = 0.0
     attn_dropout: float = 0.0
-    init: BlockInit = normal_init()  # noqa: RUF009 - frozen
+    inits: BlockInit = normal_init()  # noqa: RUF009 - frozen
     dtype: jnp.dtype = jnp.float32
 
 
@@ -104,14 +104,14 @@ class Block(nn.Module):
             bias = layer.bias if bias is None else bias + layer.bias
 
         def attend(x: Array) -> Array:
-            options = {"bias": bias, "mask": inputs.mask, "rope": inputs.rope, "train": self.train}
-            return self._attention("attn", bias_kv=s.bias_kv)(x, **options)
+            attention = self._attention("attn", bias_kv=s.bias_kv)
+            return attention(x, bias=bias, mask=inputs.mask, rope=inputs.rope, train=self.train)
 
         def cross(x: Array) -> Array:
             return self._attention("cross")(x, inputs.context, mask=inputs.context_mask, train=self.train)
 
         inner_eps = s.eps if s.sub_norm else None
-        mlp = Mlp(s.mlp_dim, s.act, s.gated, s.mlp_bias, inner_eps, s.dropout, s.init, s.dtype, name="mlp")
+        mlp = Mlp(s.mlp_dim, s.act, s.gated, s.mlp_bias, inner_eps, s.dropout, s.inits, s.dtype, name="mlp")
         x = constrain(x, "batch", None, None)
         x = self._residual(x, attend, "1", layer.drop_path)
         if s.cross and inputs.context is not None:
@@ -132,7 +132,7 @@ class Block(nn.Module):
             scale=s.scale,
             inner_eps=s.eps if s.sub_norm else None,
             dropout=s.attn_dropout,
-            init=s.init,
+            inits=s.inits,
             dtype=s.dtype,
             name=name,
             **options,

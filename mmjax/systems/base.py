@@ -89,11 +89,12 @@ def override(base: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, An
     out = dict(base)
     for key, value in config.items():
         old = out.get(key)
-        merges = isinstance(value, Mapping) and isinstance(old, Mapping)
-        if merges and value.get("kind", old.get("kind")) == old.get("kind"):
-            out[key] = override(old, value)
-        else:
+        if not (isinstance(value, Mapping) and isinstance(old, Mapping)):
             out[key] = value
+        elif value.get("kind", old.get("kind")) != old.get("kind"):
+            out[key] = dict(value)
+        else:
+            out[key] = override(old, value)
     return out
 
 

@@ -178,7 +178,7 @@ def build(config: Mapping[str, Any]) -> CLIP:
     shared_options = base.shared_options(config)
     img = base.image_tower("system clip: img", config["img"], features=config["embed_dim"], **shared_options)
     txt = base.text_tower("system clip: txt", config["txt"], **shared_options)
-    chosen = {k: tuple(v) if k in ("mean", "std") else v for k, v in config.items() if k in options}
+    chosen: dict[str, Any] = {k: tuple(v) if k in ("mean", "std") else v for k, v in config.items() if k in options}
     return CLIP(
         img=img,
         txt=txt,
