@@ -1,7 +1,9 @@
 # Everything runs in .venv, which is made on first use and brought up to date when setup.py changes.
 # Python: `make PYTHON=/path/to/python3.12 …`; workers of the tests: `make WORKERS=8 test`.
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+  $$p -c '$(NEW_ENOUGH)' 2>/dev/null && { echo $$p; break; }; done)
 WORKERS ?= 2
 DEMO ?= runs/demo
 
@@ -45,10 +47,11 @@ clean:  ## remove .venv and every cache; results in runs/ stay
 	find mmjax tests configs experiments -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.made:
-	@test -n "$(PYTHON)" || { echo "mmjax needs Python 3.11 or later, and no python3 was found: make PYTHON=/path/to/python3.11 …"; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "mmjax needs Python 3.11 or later; $(PYTHON) is $$($(PYTHON) -V 2>&1): make PYTHON=/path/to/python3.11 …"; exit 1; }
-	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
+	@test -n "$(PYTHON)" || { \
+	  echo "mmjax needs Python 3.11 or later and found none: make PYTHON=/path/to/python3.11 …"; exit 1; }
+	@$(PYTHON) -c '$(NEW_ENOUGH)' || { \
+	  echo "mmjax needs Python 3.11 or later, and $(PYTHON) is not: make PYTHON=/path/to/python3.11 …"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' || { \
 	  echo "$(PYTHON) cannot make virtual environments: install its venv module (Debian, Ubuntu: python3-venv)"; exit 1; }
 	$(PYTHON) -m venv .venv
 	@touch $@

@@ -42,7 +42,7 @@ EXTRAS = {
     "wandb": ["wandb>=0.18"],
     "notebook": ["ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10"],
     # Live comparison with other implementations. Exact pins: a parity run has to be repeatable.
-    "parity": ["torch==2.13.0", "transformers==5.*"],
+    "parity": ["torch==2.13.0", "transformers==5.23.0"],
     "dev": [
         "beartype>=0.20",
         "ipykernel>=6.29",
