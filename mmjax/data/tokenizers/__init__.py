@@ -1,0 +1,58 @@
+"""Tokenizers: one interface (`Tokenizer`), one table, and saving beside a checkpoint."""
+
+import json
+from pathlib import Path
+
+from mmjax.core.errors import UserError
+from mmjax.data.choices import choose
+from mmjax.data.tokenizers.base import CONFIG, Tokenizer
+from mmjax.data.tokenizers.clip_bpe import ClipBPE
+from mmjax.data.tokenizers.sentence_piece import SentencePiece
+
+__all__ = ["TOKENIZERS", "ClipBPE", "SentencePiece", "Tokenizer", "load_tokenizer", "open_tokenizer"]
+
+TOKENIZERS: dict[str, type[ClipBPE] | type[SentencePiece]] = {
+    ClipBPE.kind: ClipBPE,
+    SentencePiece.kind: SentencePiece,
+}
+
+
+def open_tokenizer(spec: str) -> Tokenizer:
+    """A tokenizer from a config's spec: `clip_bpe[:MERGES]`, `sentencepiece:MODEL`, or a directory that `save` wrote.
+
+    Raises:
+      UserError: an unknown name, or a file that is missing or of another kind.
+
+    Example:
+      >>> open_tokenizer("clip_bpe").vocab_size
+      49408
+    """
+    if Path(spec).is_dir():
+        return load_tokenizer(Path(spec))
+    name, _, arg = spec.partition(":")
+    return TOKENIZERS[choose("tokenizer", name, TOKENIZERS)].open(arg or None)
+
+
+def load_tokenizer(directory: Path | str) -> Tokenizer:
+    """Reads the tokenizer that `save` wrote into a directory.
+
+    Raises:
+      UserError: there is none, a file is missing, or the files give other ids than the description promises.
+    """
+    path = Path(directory) / CONFIG
+    if not path.is_file():
+        raise UserError(f"{directory} holds no tokenizer: {CONFIG} is missing")
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        kind, options, files, digest = (description[key] for key in ("kind", "options", "files", "digest"))
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a tokenizer's description: {error!r}") from None
+    missing = [name for name in files if not (path.parent / name).is_file()]
+    if missing:
+        raise UserError(f"{directory}: the tokenizer's files {missing} are missing")
+    tokenizer = TOKENIZERS[choose(f"tokenizer kind in {path}", kind, TOKENIZERS)].load(path.parent, options)
+    if tokenizer.digest != digest:
+        raise UserError(
+            f"{directory}: the tokenizer's files were changed: digest {tokenizer.digest}, expected {digest}"
+        )
+    return tokenizer

@@ -1,0 +1,152 @@
+"""SentencePiece vocabularies: loaded, or trained on one's own texts (Kudo and Richardson 2018)."""
+
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import sentencepiece
+from jaxtyping import Bool, Int32
+
+from mmjax.core.errors import UserError
+from mmjax.data.choices import choose
+from mmjax.data.tokenizers import base
+
+MODEL = "sentencepiece.model"
+MODEL_TYPES = ("unigram", "bpe", "char", "word")
+NORMALIZATIONS = ("identity", "nmt_nfkc", "nmt_nfkc_cf", "nfkc", "nfkc_cf")
+_ERRORS_ONLY = 2  # SentencePiece's log level; below it, training prints hundreds of lines
+
+
+class SentencePiece:
+    """A SentencePiece model with the interface of `base.Tokenizer`.
+
+    Models without a padding token pad with 0, models without a begin token begin rows with the text.
+    """
+
+    kind = "sentencepiece"
+
+    def __init__(self, model: bytes) -> None:
+        """Takes the content of a `.model` file.
+
+        Raises:
+          UserError: it is none, or the model has no end token.
+        """
+        try:
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except RuntimeError as error:
+            raise UserError(f"not a SentencePiece model: {error}") from None
+        self._model = model
+        self.vocab_size: int = self._processor.get_piece_size()
+        bos_id, eos_id, pad_id = self._processor.bos_id(), self._processor.eos_id(), self._processor.pad_id()
+        if eos_id < 0:
+            raise UserError("the SentencePiece model has no end token, which batches need")
+        self.bos_id: int | None = bos_id if bos_id >= 0 else None
+        self.eos_id: int = eos_id
+        self.pad_id: int = max(pad_id, 0)
+        self.digest = base.digest_of(self.kind, {}, model)
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self._model,)
+
+    @classmethod
+    def train(
+        cls,
+        texts: Iterable[str],
+        vocab_size: int,
+        *,
+        model_type: str = "unigram",
+        seed: int = 0,
+        byte_fallback: bool = True,
+        character_coverage: float = 0.9995,
+        normalization: str = "identity",
+    ) -> Self:
+        """Trains a vocabulary, the same for the same texts and arguments.
+
+        Args:
+          texts: one sentence each.
+          vocab_size: pieces in all: pad 0, bos 1, eos 2, unk 3, the 256 bytes with `byte_fallback`, then the learned.
+          model_type: unigram, bpe, char or word.
+          seed: for models that sample sentences.
+          byte_fallback: rare characters become their UTF-8 bytes, so that nothing is lost to `unk`.
+          character_coverage: share of all characters that get pieces of their own.
+          normalization: identity keeps every character and space; nmt_nfkc_cf also folds case.
+
+        Raises:
+          UserError: unknown names, no text, or a vocabulary size that these texts cannot fill.
+
+        Example:
+          >>> tokenizer = SentencePiece.train(["a red circle", "a blue square"], 280)
+          >>> tokenizer.decode(tokenizer.encode("a red square 🟥"))
+          'a red square 🟥'
+        """
+        choose("model_type of SentencePiece", model_type, MODEL_TYPES)
+        choose("normalization of SentencePiece", normalization, NORMALIZATIONS)
+        lines = [text for text in texts if text.strip()]
+        if not lines:
+            raise UserError("SentencePiece.train: no text to train on")
+        out = io.BytesIO()
+        sentencepiece.set_random_generator_seed(seed)
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(lines),
+                model_writer=out,
+                vocab_size=vocab_size,
+                model_type=model_type,
+                byte_fallback=byte_fallback,
+                character_coverage=character_coverage,
+                normalization_rule_name=normalization,
+                remove_extra_whitespaces=normalization != "identity",
+                pad_id=0,
+                bos_id=1,
+                eos_id=2,
+                unk_id=3,
+                num_threads=1,  # sums over threads would depend on their number
+                minloglevel=_ERRORS_ONLY,
+            )
+        except RuntimeError as error:
+            raise UserError(
+                f"SentencePiece.train with vocab_size={vocab_size} on {len(lines)} texts: {error}"
+            ) from None
+        return cls(out.getvalue())
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text without begin and end; spellings of special tokens in it are plain text."""
+        return self._processor.encode(text)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of ids; begin, end and padding tokens vanish.
+
+        Raises:
+          UserError: an id outside the vocabulary.
+        """
+        numbers = [int(number) for number in ids]
+        wrong = [number for number in numbers if not 0 <= number < self.vocab_size]
+        if wrong:
+            raise UserError(f"token id {wrong[0]} is outside the vocabulary of {self.vocab_size} ids")
+        return self._processor.decode(numbers)
+
+    def batch(self, texts: Sequence[str], length: int) -> tuple[Int32[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:
+        """(ids, valid) as in `base.Tokenizer.batch`."""
+        return base.pad_rows([self.encode(text) for text in texts], length, self.bos_id, self.eos_id, self.pad_id)
+
+    def save(self, directory: Path) -> None:
+        """Writes the model and the description."""
+        base.write(self, directory, {MODEL: self._model}, {})
+
+    @classmethod
+    def load(cls, directory: Path, options: dict[str, Any]) -> Self:
+        """Reads what `save` wrote."""
+        return cls((Path(directory) / MODEL).read_bytes(), **options)
+
+    @classmethod
+    def open(cls, arg: str | None) -> Self:
+        """From a spec: `sentencepiece:FILE.model`.
+
+        Raises:
+          UserError: no file is named, or it does not exist.
+        """
+        if not arg or not Path(arg).is_file():
+            raise UserError(f"tokenizer sentencepiece:FILE needs a SentencePiece .model file, got {arg!r}")
+        return cls(Path(arg).read_bytes())
