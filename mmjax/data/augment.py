@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from mmjax.core.errors import UserError
+from mmjax.data.choices import choose
 from mmjax.data.image import WHITE, Color, Preprocess, check, check_color
 
 BACKGROUNDS = ("fixed", "plain", "gradient", "noise")
@@ -354,13 +355,11 @@ def from_config(config: Mapping[str, Any]) -> Callable[[np.ndarray, np.random.Ge
     """
     values = dict(config)
     preset = values.pop("preset", "none")
-    if preset != "eval" and preset not in PRESETS:
-        raise UserError(f"image preset {preset!r}; valid: {', '.join([*PRESETS, 'eval'])}")
+    choose("image preset", preset, [*PRESETS, "eval"])
     kind = Preprocess if preset == "eval" else Augment
     fields = [field.name for field in dataclasses.fields(kind)]
     for name in values:
-        if name not in fields:
-            raise UserError(f"image key {name!r} (preset {preset!r}); valid: preset, {', '.join(fields)}")
+        choose(f"key of the image transform {preset!r}", name, ["preset", *fields])
         values[name] = _plain(name, values[name])
     return kind(**{**PRESETS.get(preset, {}), **values})
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mmjax.core.errors import UserError
+from mmjax.data.choices import choose
 
 FORMS = ("first", "text", "label", "label_tags", "tags", "prompt")
 
@@ -177,6 +178,5 @@ def from_config(config: Mapping[str, Any]) -> TextChoice:
     """
     fields = [field.name for field in dataclasses.fields(TextChoice)]
     for name in config:
-        if name not in fields:
-            raise UserError(f"text key {name!r}; valid: {', '.join(fields)}")
+        choose("key of the text transform", name, fields)
     return TextChoice(**dict(config))

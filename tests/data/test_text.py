@@ -70,7 +70,7 @@ def test_clean():
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        ({"form": {"label": 1}}, "text key 'form'; valid: forms"),
+        ({"form": {"label": 1}}, "'form'; valid: forms.*did you mean 'forms'"),
         ({"forms": {"lable": 1}}, "label_tags"),
         ({"forms": {"label": 0}}, "positive"),
         ({"forms": {"label": -1}}, "positive"),

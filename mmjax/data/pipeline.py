@@ -1,0 +1,380 @@
+"""From sources to batches: shuffle, mix, augment, tokenise and batch, every batch a function of its number alone.
+
+Batch number k can be made without the ones before it. That is why the state of an iterator is one number, why any
+count of workers and processes gives the same global batches, and why a resumed run continues bit for bit.
+"""
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing import connection
+from typing import Any, Protocol, runtime_checkable
+
+import grain
+import numpy as np
+from absl import flags, logging
+
+from mmjax.core.errors import UserError
+
+ImageTransform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+TextTransform = Callable[[Mapping[str, Any], np.random.Generator], str]
+NumpyBatch = dict[str, np.ndarray]
+
+STATE_VERSION = 1
+
+
+@runtime_checkable
+class Examples(Protocol):
+    """Random access to examples: dicts with `image` uint8[Y, X, C] or a list `images` of such, and texts."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]: ...
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """What the pipeline needs of a tokenizer."""
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    def batch(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
+        """ids int32[B, T] and valid bool[B, T]."""
+        ...
+
+
+class Pipeline:
+    """Endless (or `epochs` long), shuffled, mixed and augmented batches of images and texts.
+
+    A batch is a dict of numpy arrays: `image` uint8[b, Y, X, 3], `ids` int32[b, T], `valid` bool[b, T] and `index`
+    int64[b], the place of each example in the sources laid end to end. b = batch_size / process_count.
+
+    Every epoch of a source is a new permutation. An epoch of the whole is as long as its first source to end; sources
+    go on from where they are in the next one. All randomness of a sample comes from (seed, its place in the global
+    order), so process h of n sees rows h * b … (h + 1) * b of the same global batches for every n.
+
+    `pipeline[k]` is batch k; `iter(pipeline)` reads ahead in threads (and in worker processes) and has a state.
+
+    Args:
+      sources: one source, or name (best its spec: it becomes part of the state) -> source.
+      tokenizer: see `Tokenizer`.
+      length: tokens per text, T.
+      image: image transform, `augment.from_config(…)`.
+      text: text transform, `text.from_config(…)`.
+      batch_size: examples of a global batch.
+      seed: of the order and of the transforms.
+      weights: name -> share of the examples; without it, sources count by their lengths.
+      shuffle: False keeps the order of the sources (and their interleaving by weight).
+      epochs: None for ever.
+      drop_remainder: True ends each epoch after its last full batch. False lets batches run across epochs; then the
+        very last batch may be shorter.
+      process_index, process_count: of this host among the hosts, `jax.process_index()` and `jax.process_count()`.
+      workers: processes that make batches; 0 makes them in threads of this one. The stream is the same.
+      threads: per worker (or in this process). More than one pays when sources wait for a disk or decode large files.
+      read_ahead: batches kept ready per worker (or in this process); each takes memory.
+
+    Raises:
+      UserError: sizes that do not fit, empty sources, weights that are not for the sources.
+    """
+
+    def __init__(
+        self,
+        sources: Examples | Mapping[str, Examples],
+        *,
+        tokenizer: Tokenizer,
+        length: int,
+        image: ImageTransform,
+        text: TextTransform,
+        batch_size: int,
+        seed: int = 0,
+        weights: Mapping[str, float | int] | None = None,
+        shuffle: bool = True,
+        epochs: int | None = None,
+        drop_remainder: bool = True,
+        process_index: int = 0,
+        process_count: int = 1,
+        workers: int = 0,
+        threads: int = 1,
+        read_ahead: int = 2,
+    ):
+        named = dict(sources) if isinstance(sources, Mapping) else {getattr(sources, "name", "source"): sources}
+        shares = _shares(named, weights)
+        _check_sizes(batch_size, length, epochs, workers, threads, read_ahead)
+        if process_count < 1 or not 0 <= process_index < process_count:
+            raise UserError(f"process {process_index} of {process_count}; valid: 0 … process_count - 1")
+        if batch_size % process_count:
+            raise UserError(f"batch_size {batch_size} is not divisible by the {process_count} processes")
+
+        samples, epoch = _samples(named, shares, seed, shuffle)
+        if drop_remainder:
+            if epoch < batch_size:
+                raise UserError(
+                    f"batch_size {batch_size} is larger than one epoch ({epoch} examples); valid: at most {epoch}, or "
+                    "drop_remainder=False, which lets batches run across epochs"
+                )
+            epoch = epoch // batch_size * batch_size
+            samples = samples[:epoch]
+        samples = samples.repeat(epochs)
+        if len(samples) % batch_size and epochs is not None and process_count > 1:
+            raise UserError(
+                f"{len(samples)} examples leave a short last batch of {len(samples) % batch_size}, which "
+                f"{process_count} processes cannot share; valid: drop_remainder=True"
+            )
+        samples = samples.random_map(_Transform(image, text), seed=_derive(seed, "transform"))
+        self.samples_per_epoch = epoch
+        self.batch_size = batch_size
+        self.local_batch_size = batch_size // process_count
+        self.workers, self.threads, self.read_ahead = workers, threads, read_ahead
+        self.process_count = process_count
+        self.batches = _Batches(samples, tokenizer, length, batch_size, process_index, process_count)
+        self.fingerprint = _plain(
+            {
+                "seed": seed,
+                "batch_size": batch_size,
+                "length": length,
+                "shuffle": shuffle,
+                "drop_remainder": drop_remainder,
+                "sources": [{"name": n, "length": len(s), "weight": shares[n]} for n, s in named.items()],
+                "image": _describe(image),
+                "text": _describe(text),
+                "tokenizer": {"kind": type(tokenizer).__name__, "vocab_size": tokenizer.vocab_size},
+            }
+        )
+
+    def __len__(self) -> int:
+        """Number of batches, `sys.maxsize // batch_size` for an endless pipeline."""
+        return len(self.batches)
+
+    def __getitem__(self, step: int) -> NumpyBatch:
+        """Batch `step`, counted from 0: what an iterator gives as its (step + 1)-th."""
+        return self.batches[step]
+
+    def __iter__(self) -> "PipelineIterator":
+        return PipelineIterator(self)
+
+    def epoch(self, step: int) -> float:
+        """Epochs seen after `step` batches."""
+        return step * self.batch_size / self.samples_per_epoch
+
+
+class PipelineIterator(Iterator[NumpyBatch]):
+    """Reads a pipeline's batches in order, ahead of the consumer, from any step on.
+
+    The state counts the batches handed out, not those read ahead; `close` ends threads and workers.
+    """
+
+    def __init__(self, pipeline: Pipeline):
+        self.pipeline = pipeline
+        self.step = 0
+        self._reader: Any = None
+
+    def __iter__(self) -> "PipelineIterator":
+        return self
+
+    def __next__(self) -> NumpyBatch:
+        if self._reader is None:
+            self._reader = self._open()
+        batch = next(self._reader)
+        self.step += 1
+        return batch
+
+    def get_state(self) -> dict[str, Any]:
+        """A JSON-able dict from which `set_state` of an equal pipeline continues with the next batch."""
+        return _plain(
+            {
+                "version": STATE_VERSION,
+                "step": self.step,
+                "workers": self.pipeline.workers,
+                "process_count": self.pipeline.process_count,
+                "pipeline": self.pipeline.fingerprint,
+            }
+        )
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Continues from a state of `get_state`; counts of workers and processes may differ (that is logged).
+
+        Raises:
+          UserError: the state is of a pipeline with another seed, batch size, source, …: it names each difference.
+        """
+        try:
+            version, step, saved = state["version"], state["step"], state["pipeline"]
+        except (KeyError, TypeError) as error:
+            raise UserError(f"not the state of a data pipeline: it lacks {error}") from None
+        if version != STATE_VERSION:
+            raise UserError(f"pipeline state of version {version}; this mmjax reads version {STATE_VERSION}")
+        changed = _differences(_plain(saved), self.pipeline.fingerprint)
+        if changed:
+            raise UserError(
+                "the data pipeline is not the one that the checkpoint was made with, so its order cannot be "
+                "continued: " + "; ".join(changed)
+            )
+        if not isinstance(step, int) or not 0 <= step <= len(self.pipeline):
+            raise UserError(f"pipeline state at step {step!r}; valid: 0 … {len(self.pipeline)}")
+        for name in ("workers", "process_count"):
+            if state.get(name) != getattr(self.pipeline, name):
+                logging.info("data: %s was %s, is %s", name, state.get(name), getattr(self.pipeline, name))
+        self.close()
+        self.step = step
+
+    def close(self) -> None:
+        """Stops threads and workers. A later `next` starts them again at the same place."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def _open(self) -> Iterator[NumpyBatch]:
+        pipeline = self.pipeline
+        rest = grain.MapDataset.source(pipeline.batches)[self.step :]
+        options = grain.ReadOptions(num_threads=pipeline.threads, prefetch_buffer_size=pipeline.read_ahead)
+        ahead = rest.to_iter_dataset(options)
+        if pipeline.workers:
+            if not flags.FLAGS.is_parsed():  # grain reads absl flags; in a program without them the defaults count
+                flags.FLAGS.mark_as_parsed()
+            count = grain.MultiprocessingOptions(pipeline.workers, per_worker_buffer_size=pipeline.read_ahead)
+            ahead = ahead.mp_prefetch(count, worker_init_fn=_start_worker)
+        return iter(ahead)
+
+
+def _start_worker(index: int, count: int) -> None:
+    """In a worker: leave Ctrl-C to the parent, which finishes its step and saves; die when the parent was killed."""
+    del index, count
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "not a worker process"
+
+    def follow() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True, name="follow-parent").start()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Numbered:
+    """A source whose examples carry their place in the sources laid end to end."""
+
+    source: Examples
+    first: int
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: Any) -> tuple[int, Mapping[str, Any]]:
+        return self.first + int(index), self.source[int(index)]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Transform:
+    """(number, example) -> (number, uint8[Y, X, 3], text)."""
+
+    image: ImageTransform
+    text: TextTransform
+
+    def __call__(self, numbered: tuple[int, Mapping[str, Any]], rng: np.random.Generator) -> tuple:
+        number, example = numbered
+        images = example.get("images")
+        if images is None:
+            images = [example["image"]] if "image" in example else []
+        if not len(images):
+            raise UserError(f"example {example.get('key', number)!r} has no image; it has {sorted(example)}")
+        picked = images[int(len(images) * rng.random())] if len(images) > 1 else images[0]
+        return number, self.image(picked, rng), self.text(example, rng)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Batches:
+    """Random access to this process's rows of every global batch."""
+
+    samples: Any  # grain.MapDataset of (number, image, text)
+    tokenizer: Tokenizer
+    length: int
+    batch_size: int
+    process_index: int
+    process_count: int
+
+    def __len__(self) -> int:
+        total = len(self.samples)
+        return total // self.batch_size if total == sys.maxsize else -(-total // self.batch_size)
+
+    def __getitem__(self, step: Any) -> NumpyBatch:
+        step = int(step)
+        if not 0 <= step < len(self):
+            raise IndexError(f"batch {step} of {len(self)}")
+        local = self.batch_size // self.process_count
+        first = step * self.batch_size + self.process_index * local
+        rows = [self.samples[i] for i in range(first, min(first + local, len(self.samples)))]
+        numbers, images, texts = zip(*rows, strict=True)
+        ids, valid = self.tokenizer.batch(list(texts), self.length)
+        return {"image": np.stack(images), "ids": ids, "valid": valid, "index": np.array(numbers, np.int64)}
+
+
+def _samples(
+    sources: Mapping[str, Examples], shares: Mapping[str, float], seed: int, shuffle: bool
+) -> tuple[grain.MapDataset, int]:
+    """The endless global order of numbered examples, and the length of its first epoch."""
+    parts, first = [], 0
+    for place, (name, source) in enumerate(sources.items()):
+        part = grain.MapDataset.source(_Numbered(source, first))
+        # grain adds the epoch to the seed: neighbouring seeds would share their permutations, so they are hashed.
+        parts.append(part.shuffle(seed=_derive(seed, "shuffle", place)) if shuffle else part)
+        first += len(sources[name])
+    mixed = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, [shares[name] for name in sources])
+    return mixed, len(mixed)
+
+
+def _derive(seed: int, purpose: str, place: int = 0) -> int:
+    """An independent 32-bit seed for one purpose."""
+    words = np.random.SeedSequence([seed, place, *purpose.encode()]).generate_state(1, np.uint32)
+    return int(words[0])
+
+
+def _shares(sources: Mapping[str, Examples], weights: Mapping[str, float | int] | None) -> dict[str, float]:
+    """Source name -> share of the examples, summing to 1."""
+    if not sources:
+        raise UserError("the data pipeline has no source")
+    empty = [name for name, source in sources.items() if len(source) == 0]
+    if empty:
+        raise UserError(f"data source {empty[0]!r} is empty")
+    raw = {name: float(len(source)) for name, source in sources.items()} if weights is None else dict(weights)
+    if set(raw) != set(sources) or not all(0 < value < float("inf") for value in raw.values()):
+        raise UserError(f"source weights {raw}; valid: a positive weight for each of {list(sources)}")
+    return {name: raw[name] / sum(raw.values()) for name in sources}
+
+
+def _check_sizes(batch_size: int, length: int, epochs: int | None, workers: int, threads: int, read_ahead: int) -> None:
+    least = {"batch_size": (batch_size, 1), "length": (length, 2), "epochs": (1 if epochs is None else epochs, 1)}
+    least |= {"workers": (workers, 0), "threads": (threads, 1), "read_ahead": (read_ahead, 1)}
+    for name, (value, bound) in least.items():
+        if value < bound:
+            raise UserError(f"data {name} = {value}; valid: at least {bound}")
+
+
+def _describe(transform: Any) -> dict[str, Any]:
+    """The kind and the fields of a transform, for the state."""
+    kind = type(transform).__name__
+    if dataclasses.is_dataclass(transform) and not isinstance(transform, type):
+        return dict(kind=kind, **dataclasses.asdict(transform))
+    return {"kind": getattr(transform, "__qualname__", kind)}
+
+
+def _plain(value: Any) -> Any:
+    """As JSON reads it back: tuples become lists, so that saved and present values compare equal."""
+    return json.loads(json.dumps(value))
+
+
+def _differences(saved: Any, now: Any, path: str = "") -> list[str]:
+    """'path: was x, is y' for every leaf that differs."""
+    if isinstance(saved, dict) and isinstance(now, dict):
+        keys = [*saved, *(key for key in now if key not in saved)]
+        nested = (_differences(saved.get(k), now.get(k), f"{path}.{k}" if path else k) for k in keys)
+        return [line for lines in nested for line in lines]
+    if isinstance(saved, list) and isinstance(now, list) and len(saved) == len(now):
+        pairs = enumerate(zip(saved, now, strict=True))
+        return [line for i, (a, b) in pairs for line in _differences(a, b, f"{path}[{i}]")]
+    return [] if saved == now else [f"{path} was {saved!r}, is {now!r}"]

@@ -1,0 +1,118 @@
+"""Batches on the devices before the step asks for them."""
+
+import queue
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import jax
+
+
+class DevicePrefetch:
+    """An iterator of global device arrays, filled by a thread; see `prefetch_to_device`.
+
+    Attributes:
+      wait_s: seconds that the consumer has spent waiting for batches so far.
+    """
+
+    def __init__(self, batches: Iterator[Mapping[str, np.ndarray]], sharding: "jax.sharding.Sharding", size: int = 2):
+        if size < 1:
+            raise ValueError(f"size {size}: at least 1")
+        self.wait_s = 0.0
+        self._batches = batches
+        self._sharding = sharding
+        self._state = _state_of(batches)
+        self._ready: queue.Queue = queue.Queue(size)
+        self._stop = threading.Event()
+        self._ended: BaseException | None = None
+        self._thread = threading.Thread(target=self._fill, daemon=True, name="prefetch-to-device")
+        self._thread.start()
+
+    def __iter__(self) -> "DevicePrefetch":
+        return self
+
+    def __next__(self) -> "dict[str, jax.Array]":
+        """The next batch.
+
+        Raises:
+          StopIteration: the batches ended.
+          BaseException: what making a batch raised, after the batches before it.
+        """
+        if self._ended is not None:
+            raise self._ended
+        begin = time.perf_counter()
+        arrays, state, error = self._ready.get()
+        self.wait_s += time.perf_counter() - begin
+        if error is not None:
+            self._ended = error
+            raise error
+        self._state = state
+        return arrays
+
+    def state(self) -> Any:
+        """The state of `batches` right after the batch that the consumer received last."""
+        return self._state
+
+    def close(self) -> None:
+        """Ends the thread and closes `batches`; batches made ahead are dropped."""
+        self._stop.set()
+        if self._ended is None:
+            self._ended = StopIteration()
+        while self._thread.is_alive():
+            _drain(self._ready)  # a thread that waits for room sees the flag
+            self._thread.join(timeout=0.02)
+        _drain(self._ready)
+        close = getattr(self._batches, "close", None)
+        if close is not None:
+            close()
+
+    def __enter__(self) -> "DevicePrefetch":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _fill(self) -> None:
+        import jax
+
+        try:
+            while not self._stop.is_set():
+                batch = next(self._batches)
+                arrays = {k: jax.make_array_from_process_local_data(self._sharding, v) for k, v in batch.items()}
+                self._ready.put((arrays, _state_of(self._batches), None))
+        except BaseException as error:  # the consumer raises it; StopIteration too
+            self._ready.put((None, None, error))
+
+
+def _state_of(batches: Any) -> Any:
+    get_state = getattr(batches, "get_state", None)
+    return None if get_state is None else get_state()
+
+
+def _drain(ready: queue.Queue) -> None:
+    while True:
+        try:
+            ready.get_nowait()
+        except queue.Empty:
+            return
+
+
+def prefetch_to_device(
+    batches: Iterator[Mapping[str, np.ndarray]], sharding: "jax.sharding.Sharding", size: int = 2
+) -> DevicePrefetch:
+    """Makes global arrays of this process's batches in a thread, `size` of them ahead of the consumer.
+
+    Args:
+      batches: local numpy batches; each array's leading axis is this process's share of the batch axis.
+      sharding: of every array, say `NamedSharding(mesh, P("data"))`.
+      size: batches on the devices that wait for the step.
+
+    Returns:
+      An iterator with `wait_s` (how long the consumer waited, in seconds), `state()` (resumes after the batch received
+      last, whatever was made ahead) and `close()`.
+    """
+    return DevicePrefetch(batches, sharding, size)
