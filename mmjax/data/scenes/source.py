@@ -1,0 +1,280 @@
+"""`emoji_scenes`: generated scenes as a data source, and one scene as an object that makes what is asked of it."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+
+from mmjax.core.errors import UserError
+from mmjax.data import emoji
+from mmjax.data.choices import choose
+from mmjax.data.example import Example
+from mmjax.data.scenes import captions as _captions
+from mmjax.data.scenes import questions as _questions
+from mmjax.data.scenes import talk as _talk
+from mmjax.data.scenes.dice import Dice
+from mmjax.data.scenes.graph import Graph, build_graph
+from mmjax.data.scenes.noise import spoil
+from mmjax.data.scenes.render import render
+from mmjax.data.scenes.sprites import SpriteBank
+from mmjax.data.scenes.things import WORLDS, open_world, shared_bank
+from mmjax.data.scenes.world import SPLITS, World
+
+PARTS = ("image", "captions", "graph", "questions", "referring", "conversation")
+DEFAULT_PARTS = ("image", "captions", "graph")
+LENGTHS = {"train": 100_000, "val": 2_000, "test": 5_000}
+_LARGEST = 4096
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One scene. Every method is a pure function of the scene: each draws from dice of its own, so that asking for
+    one thing never changes another."""
+
+    key: str
+    index: int
+    graph: Graph
+    world: World
+    bank: SpriteBank
+
+    def dice(self, stream: str) -> Dice:
+        """The random numbers of this scene for one purpose."""
+        return Dice.keyed(f"{self.key.rpartition('/')[0]} {stream}", self.index)
+
+    def render(self, size: int) -> np.ndarray:
+        """The image, uint8[size, size, 3]."""
+        return render(self.graph, self.bank, size)
+
+    def plans(self) -> list[_captions.Caption]:
+        """The five captions as claims."""
+        return _captions.plan_captions(self.graph, self.dice("captions"))
+
+    def captions(self) -> list[str]:
+        """Five captions, all true and all different."""
+        return _captions.caption_texts(self.plans(), self.world.name_of)
+
+    def questions(self) -> list[_questions.Question]:
+        """Questions with answers, every kind that the scene allows."""
+        return _questions.make_questions(self.graph, self.world, self.dice("questions"))
+
+    def referring(self) -> list[tuple[str, int]]:
+        """(expression, place of the one object that it fits)."""
+        return _talk.referring(self.graph, self.world.name_of, self.dice("referring"))
+
+    def conversation(self) -> list[tuple[str, str]]:
+        """Two to four exchanges, (role, text) in turn."""
+        dice = self.dice("conversation")
+        return _talk.conversation(self.graph, self.world.name_of, dice.shuffled(self.questions()), dice)
+
+    def boxes(self) -> np.ndarray:
+        """What is opaque in each object, float32[N, 4] as x0, y0, x1, y1 in shares of the canvas side."""
+        return np.array([item.box for item in self.graph.objects], np.float32)
+
+    def names(self) -> list[str]:
+        """Each object's name, singular and without article."""
+        return [self.world.name_of(item.thing).one for item in self.graph.objects]
+
+    def depth(self) -> np.ndarray:
+        """Each object's place in the drawing order, int32[N]: 0 is the farthest."""
+        return np.array([item.depth for item in self.graph.objects], np.int32)
+
+
+class SceneExample(Example, total=False):
+    """An example of `emoji_scenes`: what `Scenes` lists, by `parts`."""
+
+    texts_true: list[str]  # with noise: what `texts` would be without
+    caption_is_true: list[bool]
+    noise_kind: list[str]  # "" for a true caption, else other, swapped or reversed
+    boxes: np.ndarray  # float32[N, 4]: x0, y0, x1, y1 in shares of the canvas side
+    names: list[str]
+    depth: np.ndarray  # int32[N], 0 = farthest
+    background: str  # its colour
+    questions: list[tuple[str, str, str]]  # question, answer, kind
+    referring: list[tuple[str, int]]  # expression, object
+    conversation: list[tuple[str, str]]  # role, text
+
+
+class Scenes:
+    """Random access to generated scenes (the Source protocol). Element i depends on the options and i alone.
+
+    An example has what `parts` names:
+
+    image         image uint8[size, size, 3]
+    captions      texts: five captions; with noise also texts_true, caption_is_true and noise_kind, five each
+    graph         boxes float32[N, 4], names, depth int32[N], background
+    questions     questions: (question, answer, kind)
+    referring     referring: (expression, object)
+    conversation  conversation: (role, text)
+
+    Pickles as its options: a worker process loads the sprites itself, once.
+    """
+
+    def __init__(
+        self,
+        split: str = "train",
+        world: str = "default",
+        *,
+        size: int = 64,
+        seed: int = 0,
+        length: int | None = None,
+        noise: float = 0.0,
+        styles: Sequence[str] = emoji.TRAIN_STYLES,
+        parts: Sequence[str] = DEFAULT_PARTS,
+    ) -> None:
+        """Args as in the spec `emoji_scenes:WORLD-SPLIT?size=64&…`; `length` None takes the split's own.
+
+        Raises:
+            UserError: for a value that is not possible, naming the possible ones.
+        """
+        choose("split of the source emoji_scenes", split, SPLITS)
+        choose("world of the source emoji_scenes", world, WORLDS)
+        for style in styles:
+            choose("style of the source emoji_scenes", style, emoji.STYLES)
+        for part in parts:
+            choose("part of the source emoji_scenes", part, PARTS)
+        if not styles or not parts:
+            raise UserError("emoji_scenes: needs at least one style and one part")
+        if not 8 <= size <= _LARGEST:
+            raise UserError(f"emoji_scenes: size={size} is out of range; valid: 8 to {_LARGEST} pixels")
+        if not 0.0 <= noise <= 1.0:
+            raise UserError(f"emoji_scenes: noise={noise} is no share; valid: 0 to 1")
+        self.split, self.world_name, self.size, self.seed, self.noise = split, world, size, seed, noise
+        self.styles, self.parts = tuple(styles), tuple(parts)
+        self.length = LENGTHS[split] if length is None else length
+        if self.length < 2:
+            raise UserError(f"emoji_scenes: length={self.length}; valid: 2 or more")
+        self.name = (
+            f"emoji_scenes:{world}-{split}?size={size}&seed={seed}&length={self.length}&noise={noise}"
+            f"&styles={','.join(self.styles)}&parts={','.join(self.parts)}"
+        )
+
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("world", "bank")}
+
+    @functools.cached_property
+    def world(self) -> World:
+        """The things of these scenes."""
+        return open_world(self.world_name, self.styles)
+
+    @functools.cached_property
+    def bank(self) -> SpriteBank:
+        """The sprites, shared by all sources of this process."""
+        return shared_bank()
+
+    def scene(self, index: int) -> Scene:
+        """Scene `index`, 0 ≤ index < len(self)."""
+        place = int(index)
+        if not 0 <= place < self.length:
+            raise IndexError(f"scene {place} of {self.length}")
+        stream = f"{self.world_name}/{self.split}/{self.seed}"
+        graph = build_graph(self.world, self.bank, self.styles, Dice.keyed(f"{stream} graph", place), self.split)
+        return Scene(f"{stream}/{place}", place, graph, self.world, self.bank)
+
+    def __getitem__(self, index: int) -> SceneExample:
+        scene = self.scene(index)
+        example: dict[str, Any] = {"key": f"emoji_scenes/{scene.key}"}
+        for part in self.parts:
+            example |= getattr(self, f"_{part}")(scene)
+        return cast(SceneExample, example)
+
+    def _image(self, scene: Scene) -> Mapping[str, Any]:
+        return {"image": scene.render(self.size)}
+
+    def _captions(self, scene: Scene) -> Mapping[str, Any]:
+        plans, names = scene.plans(), self.world.name_of
+        true = _captions.caption_texts(plans, names)
+        if not self.noise:
+            return {"texts": true}
+        spoiled, kinds = spoil(
+            scene.graph, self.world, plans, self.noise, scene.dice("noise"), self._other_plans(scene)
+        )
+        texts = [
+            _captions.write(plan, names) if kind else text
+            for text, plan, kind in zip(true, spoiled, kinds, strict=True)
+        ]
+        return {
+            "texts": texts,
+            "texts_true": true,
+            "caption_is_true": [not kind for kind in kinds],
+            "noise_kind": kinds,
+        }
+
+    def _other_plans(self, scene: Scene):
+        def another(dice: Dice) -> list[_captions.Caption]:
+            index = (scene.index + 1 + dice.below(self.length - 1)) % self.length
+            return self.scene(index).plans()
+
+        return another
+
+    def _graph(self, scene: Scene) -> Mapping[str, Any]:
+        background = scene.graph.background.colour
+        return {"boxes": scene.boxes(), "names": scene.names(), "depth": scene.depth(), "background": background}
+
+    def _questions(self, scene: Scene) -> Mapping[str, Any]:
+        return {"questions": [(q.text, q.answer, q.kind) for q in scene.questions()]}
+
+    def _referring(self, scene: Scene) -> Mapping[str, Any]:
+        return {"referring": scene.referring()}
+
+    def _conversation(self, scene: Scene) -> Mapping[str, Any]:
+        return {"conversation": scene.conversation()}
+
+
+def open(
+    arg: str | None = None,
+    *,
+    split: str | None = None,
+    world: str | None = None,
+    size: int = 64,
+    seed: int = 0,
+    length: int | None = None,
+    noise: float = 0.0,
+    styles: str = ",".join(emoji.TRAIN_STYLES),
+    parts: str = ",".join(DEFAULT_PARTS),
+) -> Scenes:
+    """The source `emoji_scenes[:ARG][?option=value&…]`.
+
+    Args:
+      arg: a split (train, val, test), a world (default, all) or both, as in all-test.
+      split: train unless told.
+      world: default (64 everyday things) unless told; all has every countable concept of the pack's train split.
+      size: side of the image in pixels.
+      seed: another seed, other scenes; what each split holds out stays the same.
+      length: how many scenes there are; unless told 100,000 to train on, 2,000 for val and 5,000 for test.
+      noise: share of captions made wrong on purpose.
+      styles: emoji styles, with commas.
+      parts: what an example has, with commas: image, captions, graph, questions, referring, conversation; or all.
+
+    Raises:
+      UserError: an unknown or impossible value; the message lists the valid ones.
+
+    Example:
+      >>> source = open("test", length=100, noise=0.2)
+      >>> len(source), source[0]["image"].shape, len(source[0]["texts"])
+      (100, (64, 64, 3), 5)
+    """
+    given = {"split": split, "world": world}
+    for word in arg.split("-") if arg else ():
+        choose("argument of the source emoji_scenes", word, (*SPLITS, *WORLDS))
+        kind = "split" if word in SPLITS else "world"
+        if given[kind] not in (None, word):
+            raise UserError(f"emoji_scenes:{arg} gives the {kind} twice: {given[kind]} and {word}")
+        given[kind] = word
+    return Scenes(
+        given["split"] or "train",
+        given["world"] or "default",
+        size=size,
+        seed=seed,
+        length=length,
+        noise=noise,
+        styles=tuple(styles.split(",")),
+        parts=PARTS if parts == "all" else tuple(parts.split(",")),
+    )
