@@ -14,7 +14,7 @@ and nothing has to be transposed through the collectives.
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +42,7 @@ class Ring(NamedTuple):
     size: int
 
 
+@runtime_checkable
 class Rule(Protocol):
     """What a loss makes of one tile. `own` marks matching pairs, `valid` pairs without padding."""
 
