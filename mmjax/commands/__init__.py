@@ -1,0 +1,1 @@
+"""The commands of the `mmjax` program: each has `add_arguments(parser)` and `run(args) -> exit code`."""

@@ -1,0 +1,57 @@
+"""`mmjax convert`: a checkpoint from one layout into another."""
+
+import argparse
+import pathlib
+import shutil
+
+LAYOUTS = ("hf", "openai", "open_clip", "mmjax")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument("--input", type=pathlib.Path, required=True, metavar="DIR", help="a checkpoint of any layout")
+    parser.add_argument("--output", type=pathlib.Path, required=True, metavar="DIR", help="where to write")
+    parser.add_argument("--layout", choices=LAYOUTS, required=True, help="the layout to write")
+    parser.add_argument("--image-size", type=int, metavar="N", help="resize the positions for images of N pixels")
+    parser.add_argument("--force", action="store_true", help="replace what the output folder holds")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Reads, writes, and prints what came from where.
+
+    Raises:
+      UserError: the input is no checkpoint, the output is not empty, or its layout cannot hold the model.
+    """
+    from mmjax.commands import models
+
+    check_output(args.output, args.input, args.force)
+    model = models.load(args.input, image_size=args.image_size)
+    print(f"{args.input} ({model.layout}): {model.account}")
+    partial = args.output.with_name(args.output.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        models.save(model, args.layout, partial)
+        if args.output.exists():
+            shutil.rmtree(args.output)
+        partial.rename(args.output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    print(f"{args.output} ({args.layout}): {', '.join(sorted(path.name for path in args.output.iterdir()))}")
+    return 0
+
+
+def check_output(output: pathlib.Path, source: pathlib.Path, force: bool) -> None:
+    """Refuses to overwrite without `force`, and to overwrite the input at all.
+
+    Raises:
+      UserError: see above.
+    """
+    from mmjax.core.errors import UserError
+
+    if output.exists() and not output.is_dir():
+        raise UserError(f"{output} is not a folder")
+    inside = output.resolve() in (source.resolve(), *source.resolve().parents)
+    if inside:
+        raise UserError(f"the output {output} is or holds the input {source}; name another folder")
+    if output.is_dir() and any(output.iterdir()) and not force:
+        raise UserError(f"{output} is not empty; --force replaces what it holds")

@@ -1,0 +1,175 @@
+"""Golden fixtures: folders with a checkpoint, inputs and the outputs that its publisher's code computes.
+
+```
+meta.json           system, variant, layout, and for each task its inputs, outputs and tolerance
+config.json         the publisher's configuration
+model.safetensors   the publisher's weights (none for losses and tables)
+io.safetensors      "<task>/in/<name>" and "<task>/out/<name>"; tables: io.json, a list of cases
+```
+A task or an output that mmjax cannot compute fails: nothing is skipped.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from mmjax.core.errors import UserError
+from mmjax.weights import files
+
+META, CONFIG, IO, TABLE = "meta.json", "config.json", "io.safetensors", "io.json"
+NO_WEIGHTS = ("losses",)
+
+Arrays = dict[str, np.ndarray]
+# (task, inputs, names of the outputs) -> outputs; what it cannot compute it leaves out, or says in `Unable`.
+Runner = Callable[[str, Arrays, list[str]], Mapping[str, Any]]
+
+
+class Unable(Exception):
+    """A task, or an input or output of one, that mmjax does not compute."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """One output of one task of one fixture.
+
+    Attributes:
+      delta: max |Δ|; None where there is nothing to compare.
+      why: what is wrong besides the size of the difference.
+    """
+
+    fixture: str
+    task: str
+    output: str
+    tolerance: float
+    delta: float | None = None
+    why: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Within tolerance; a difference that is not a number is not."""
+        return not self.why and self.delta is not None and self.delta <= self.tolerance
+
+    def line(self) -> str:
+        """For the terminal."""
+        delta = "-" if self.delta is None else f"{self.delta:.2e}"
+        verdict = "pass" if self.passed else "FAIL"
+        name = f"{self.fixture} {self.task}/{self.output}"
+        why = f": {self.why.splitlines()[0]}" if self.why else ""
+        return f"{verdict}  max |Δ| {delta:>8}  tolerance {self.tolerance:.0e}  {name}{why}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --json."""
+        return {**dataclasses.asdict(self), "passed": self.passed}
+
+
+def find_fixtures(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The folder itself if it is a fixture, else every fixture below it.
+
+    Raises:
+      UserError: there is none.
+    """
+    if (folder / META).is_file():
+        return [folder]
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder")
+    found = sorted(path.parent for path in folder.rglob(META))
+    if not found:
+        raise UserError(f"{folder}: {META} is missing, here and in every folder below")
+    return found
+
+
+def run_fixture(folder: pathlib.Path) -> list[Result]:
+    """Runs every task of a fixture.
+
+    Raises:
+      UserError: a file is missing or not in the format.
+    """
+    meta = files.read_json(folder / META)
+    for key in ("system", "tasks"):
+        if key not in meta:
+            raise UserError(f"{folder / META}: the key {key!r} is missing")
+    # Highest: accelerators would otherwise multiply float32 in fewer bits than the reference did.
+    with jax.default_matmul_precision("highest"):
+        return _run_table(folder, meta) if (folder / TABLE).is_file() else _run_tensors(folder, meta)
+
+
+def _run_tensors(folder: pathlib.Path, meta: Mapping[str, Any]) -> list[Result]:
+    needed = (IO, CONFIG) if meta["system"] in NO_WEIGHTS else (IO, CONFIG, files.WEIGHTS)
+    missing = [name for name in needed if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"{folder}: {', '.join(missing)} is missing")
+    io = files.open_tensors(folder / IO)
+    keys = io.keys()
+    results, runner = [], None
+    for task, about in meta["tasks"].items():
+        inputs = {key.split("/", 2)[2]: io.read(key) for key in keys if key.startswith(f"{task}/in/")}
+        wanted = {key.split("/", 2)[2]: io.read(key) for key in keys if key.startswith(f"{task}/out/")}
+        absent = [name for name in about.get("outputs", {}) if name not in wanted]
+        if absent or not wanted:
+            raise UserError(f"{folder / IO} lacks the outputs of the task {task!r}: {', '.join(absent) or 'all'}")
+        why, outputs = "", {}
+        try:
+            runner = runner or _open(folder, meta)
+            outputs = dict(runner(task, inputs, list(wanted)))
+        except (Unable, UserError) as error:
+            why = str(error)
+        tolerance = float(about.get("tolerance", 1e-4))
+        for name, reference in wanted.items():
+            reason = why or ("" if name in outputs else "mmjax does not compute this output")
+            at = Result(str(folder), task, name, tolerance, why=reason)
+            results.append(at if reason else compare(at, np.asarray(outputs[name]), reference))
+    return results
+
+
+def compare(result: Result, ours: np.ndarray, reference: np.ndarray) -> Result:
+    """Fills in the difference: float arrays by max |Δ|, integers and booleans by equality."""
+    if ours.shape != reference.shape:
+        return dataclasses.replace(result, why=f"shape {list(ours.shape)}, expected {list(reference.shape)}")
+    same = ours == reference
+    with np.errstate(invalid="ignore"):  # infinities that agree
+        delta = np.where(same, 0.0, np.abs(ours.astype(np.float64) - reference.astype(np.float64)))
+    largest = float(delta.max()) if delta.size else 0.0
+    if not np.issubdtype(reference.dtype, np.floating):
+        wrong = int((~same).sum())
+        why = f"{wrong} of {reference.size} integers differ" if wrong else ""
+        return dataclasses.replace(result, delta=largest, tolerance=0.0, why=why)
+    return dataclasses.replace(result, delta=largest, why="" if np.isfinite(largest) else "not finite")
+
+
+def _open(folder: pathlib.Path, meta: Mapping[str, Any]) -> Runner:
+    from mmjax.commands import golden_clip
+
+    runners = {"clip": golden_clip.open_clip_model, "losses": golden_clip.open_loss}
+    if meta["system"] not in runners:
+        raise Unable(f"mmjax has no fixtures of the system {meta['system']!r}; there are {', '.join(sorted(runners))}")
+    return runners[meta["system"]](folder)
+
+
+def _run_table(folder: pathlib.Path, meta: Mapping[str, Any]) -> list[Result]:
+    """A table of cases: every output of every case must be equal."""
+    from mmjax.commands import golden_clip
+
+    cases = files.read_json_list(folder / TABLE)
+    results = []
+    tables = {("clip", "tokenize"): golden_clip.tokenize}
+    for task, about in meta["tasks"].items():
+        make = tables.get((meta["system"], task))
+        for name in about["outputs"]:
+            at = Result(str(folder), task, name, 0.0)
+            if make is None:
+                why = f"mmjax has no task {task!r} of {meta['system']!r}"
+                results.append(dataclasses.replace(at, why=why))
+                continue
+            try:
+                ours = make(folder, meta, cases, name)
+            except Unable as error:
+                results.append(dataclasses.replace(at, why=str(error)))
+                continue
+            wrong = [case for case, value in zip(cases, ours, strict=True) if case[name] != value]
+            first = f"{len(wrong)} of {len(cases)} cases differ, the first: {wrong[0]}" if wrong else ""
+            results.append(dataclasses.replace(at, delta=float(len(wrong)), why=first[:300]))
+    return results

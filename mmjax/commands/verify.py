@@ -1,0 +1,39 @@
+"""`mmjax verify`: re-computes golden fixtures and compares every output."""
+
+import argparse
+import json
+import pathlib
+import sys
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument(
+        "folders", nargs="+", type=pathlib.Path, metavar="DIR", help="a fixture, or a folder of fixtures (at any depth)"
+    )
+    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="also write the results as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints max |Δ| of every output; 0 if all are within tolerance, 1 if not.
+
+    Raises:
+      UserError: a folder is no fixture, or a file of it is missing or unreadable.
+    """
+    from mmjax.commands import golden
+
+    folders = [fixture for folder in args.folders for fixture in golden.find_fixtures(folder)]
+    results = []
+    for folder in folders:
+        for result in golden.run_fixture(folder):
+            results.append(result)
+            print(result.line(), flush=True)
+    failed = [result for result in results if not result.passed]
+    for why in sorted({result.why for result in failed if "\n" in result.why}):
+        print(why, file=sys.stderr)
+    print(f"{len(folders)} fixtures, {len(results)} outputs, {len(failed)} failed")
+    if args.json is not None:
+        args.json.write_text(json.dumps([result.as_dict() for result in results], indent=1) + "\n", encoding="utf-8")
+    if failed:
+        print("failed: " + ", ".join(sorted({f"{r.fixture}:{r.task}/{r.output}" for r in failed})), file=sys.stderr)
+    return 1 if failed else 0

@@ -1,0 +1,191 @@
+"""open_clip's configurations (`model_configs/*.json`, `open_clip_config.json`) of plain CLIP models."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from mmjax.core.errors import UserError
+from mmjax.weights.config_checks import HEAD, act, known, mlp, refuse, require, vit_only
+
+_OPEN_CLIP = {
+    "embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "init_logit_scale", "init_logit_bias", "nonscalar_logit_scale",
+    "custom_text", "cast_dtype", "output_dict",
+}  # fmt: skip
+_OPEN_CLIP_VISION = {
+    "layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "act_kwargs", "norm_kwargs",
+    "patch_dropout", "no_ln_pre", "final_ln_after_pool", "output_tokens",
+}  # fmt: skip
+_OPEN_CLIP_TEXT = {
+    "context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "act_kwargs", "norm_kwargs",
+    "final_ln_after_pool", "output_tokens", "pad_id", "eos_id", "bos_id", "hf_tokenizer_name", "tokenizer_mode",
+    "tokenizer_kwargs",
+}  # fmt: skip
+# Keys that may stand in a configuration as long as they say what plain CLIP does.
+_PLAIN_VISION = {
+    "ls_init_value": (None,),
+    "attentional_pool": (False, None),
+    "attn_pooler_queries": (256,),
+    "attn_pooler_heads": (8,),
+    "pos_embed_type": ("learnable",),
+    "pool_type": ("tok",),
+    "timm_model_name": (None,),
+    "input_patchnorm": (False,),
+}
+_PLAIN_TEXT = {
+    "ls_init_value": (None,),
+    "embed_cls": (False,),
+    "no_causal_mask": (False,),
+    "pool_type": ("argmax",),
+    "proj_type": ("linear",),
+    "proj_bias": (False,),
+    "hf_model_name": (None,),
+}
+
+
+def _open_clip_act(where: str, quick: bool, section: Mapping[str, Any]) -> str:
+    kwargs = section.get("act_kwargs") or {}
+    known(f"{where}.act_kwargs", kwargs, set() if quick else {"approximate"})
+    require(f"{where}.act_kwargs", kwargs, {"approximate": ("none", "tanh")})
+    if quick:
+        return "quick_gelu"
+    return "gelu_tanh" if kwargs.get("approximate") == "tanh" else "gelu"
+
+
+def _open_clip_eps(where: str, section: Mapping[str, Any]) -> float:
+    kwargs = section.get("norm_kwargs") or {}
+    known(f"{where}.norm_kwargs", kwargs, {"eps"})
+    return kwargs.get("eps", 1e-5)
+
+
+def _open_clip_img(where: str, quick: bool, img: Mapping[str, Any]) -> dict[str, Any]:
+    require(where, img, _PLAIN_VISION)
+    known(where, img, _OPEN_CLIP_VISION | set(_PLAIN_VISION))
+    width, layers, size = img.get("width", 768), img.get("layers", 12), img.get("image_size", 224)
+    if not isinstance(size, int):
+        if len(set(size)) != 1:
+            raise UserError(f"{where}: image_size = {size}: only square images are supported")
+        size = size[0]
+    head = img.get("head_width", HEAD)
+    if not isinstance(layers, int):
+        return {
+            "kind": "resnet",
+            "image_size": size,
+            "layers": list(layers),
+            "width": width,
+            "heads": width * 32 // head,
+        }
+    return {
+        "image_size": size,
+        "patch": img.get("patch_size", 16),
+        "width": width,
+        "depth": layers,
+        "heads": width // head,
+        "mlp_dim": int(width * img.get("mlp_ratio", 4.0)),
+        "act": _open_clip_act(where, quick, img),
+        "eps": _open_clip_eps(where, img),
+        **({"norm_pre": False} if img.get("no_ln_pre") else {}),
+        **({"patch_drop": img["patch_dropout"]} if img.get("patch_dropout") else {}),
+    }
+
+
+def from_open_clip(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The mapping for `systems.build`.
+
+    Args:
+      config: the model's configuration, alone or (open_clip_config.json) beside preprocess_cfg.
+      where: the configuration's name for messages.
+
+    Raises:
+      UserError: a key or value that mmjax does not compute.
+    """
+    model = config.get("model_cfg", config)
+    known(where, model, _OPEN_CLIP)
+    img, txt, quick = model["vision_cfg"], model["text_cfg"], bool(model.get("quick_gelu", False))
+    at = f"{where}: text_cfg"
+    require(at, txt, _PLAIN_TEXT)
+    known(at, txt, _OPEN_CLIP_TEXT | set(_PLAIN_TEXT))
+    width, bias = txt.get("width", 512), model.get("init_logit_bias")
+    scale, pixels = model.get("init_logit_scale"), config.get("preprocess_cfg") or {}
+    return {
+        "name": "clip",
+        "embed_dim": model["embed_dim"],
+        "img": _open_clip_img(f"{where}: vision_cfg", quick, img),
+        "txt": {
+            "vocab": txt.get("vocab_size", 49408),
+            "length": txt.get("context_length", 77),
+            "width": width,
+            "depth": txt.get("layers", 12),
+            "heads": txt.get("heads", 8),
+            "mlp_dim": int(width * txt.get("mlp_ratio", 4.0)),
+            "act": _open_clip_act(at, quick, txt),
+            "eps": _open_clip_eps(at, txt),
+        },
+        **({"loss": "sigmoid", "bias_init": bias} if bias is not None else {}),
+        **({"scale_init": math.exp(scale)} if scale is not None else {}),
+        **{key: list(pixels[key]) for key in ("mean", "std") if key in pixels},
+    }
+
+
+def _ratio(section: Mapping[str, Any]) -> float:
+    """The mlp_ratio from which the library computes `int(width * ratio)`."""
+    width, wanted = section["width"], mlp(section)
+    for ratio in (wanted / width, math.nextafter(wanted / width, math.inf)):
+        if int(width * ratio) == wanted:
+            return ratio
+    raise UserError(f"no mlp_ratio gives a hidden width of {wanted} from {width}")
+
+
+def to_open_clip(system: Mapping[str, Any], *, custom_text: bool = False, one_value: bool = False, **_: Any) -> dict:
+    """The model's configuration.
+
+    Args:
+      system: a mapping with every size spelled out.
+      custom_text: a custom-text model, whose text tower's keys begin with `text.`.
+      one_value: the logit scale is stored as `[1]`.
+
+    Raises:
+      UserError: open_clip cannot say what the system is.
+    """
+    img, txt = system["img"], system["txt"]
+    resnet = img.get("kind", "vit") == "resnet"
+    if not resnet:
+        vit_only(system, "open_clip", norm_pre=(True, False))
+    acts = {"txt.act": act(txt)} | ({} if resnet else {"img.act": act(img)})
+    problems = [f"{key} is {act}" for key, act in acts.items() if act not in ("quick_gelu", "gelu", "gelu_tanh")]
+    if len({act == "quick_gelu" for act in acts.values()}) > 1:
+        problems.append(f"one tower with quick_gelu and one without: {acts}")
+    scaled, size = img["width"] * 32 if resnet else img["width"], img.get("heads")
+    head = scaled // size if size else HEAD
+    if size and scaled // head != size:
+        problems.append(f"no head_width gives {size} heads from {scaled}")
+    refuse("open_clip", problems)
+
+    def details(section: Mapping[str, Any]) -> dict[str, Any]:
+        eps, tanh = section.get("eps", 1e-5), act(section) == "gelu_tanh"
+        return {
+            "mlp_ratio": _ratio(section),
+            **({"norm_kwargs": {"eps": eps}} if eps != 1e-5 else {}),
+            **({"act_kwargs": {"approximate": "tanh"}} if tanh else {}),
+        }
+
+    vision: dict[str, Any] = {"image_size": img["image_size"], "width": img["width"], "head_width": head}
+    if resnet:
+        vision["layers"] = list(img["layers"])
+    else:
+        vision |= {"layers": img["depth"], "patch_size": img["patch"], **details(img)}
+        vision |= {"no_ln_pre": True} if not img.get("norm_pre", True) else {}
+        vision |= {"patch_dropout": img["patch_drop"]} if img.get("patch_drop") else {}
+    text = {"context_length": txt["length"], "vocab_size": txt["vocab"], "width": txt["width"]}
+    text |= {"heads": txt["heads"], "layers": txt["depth"], **details(txt)}
+    model = {
+        "embed_dim": system["embed_dim"],
+        "vision_cfg": vision,
+        "text_cfg": text,
+        **({"quick_gelu": True} if acts["txt.act"] == "quick_gelu" else {}),
+        **({"init_logit_bias": system.get("bias_init", -10.0)} if system.get("loss") == "sigmoid" else {}),
+        **({"init_logit_scale": math.log(system["scale_init"])} if "scale_init" in system else {}),
+        **({"nonscalar_logit_scale": True} if one_value else {}),
+        **({"custom_text": True} if custom_text else {}),
+    }
+    pixels = {key: list(system[key]) for key in ("mean", "std") if key in system}
+    return {"model_cfg": model, "preprocess_cfg": pixels} if pixels else model

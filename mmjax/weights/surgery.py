@@ -1,0 +1,251 @@
+"""Published checkpoints into systems, and systems into published checkpoints.
+
+A checkpoint is a folder with its publisher's configuration and weights, or an OpenAI weight file alone. Whoever calls
+gives the shapes of our tree: this folder knows names and layouts, not models.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mmjax.core import trees
+from mmjax.core.errors import UserError
+from mmjax.core.interpolate import bicubic_resize
+from mmjax.core.stacking import unstack_blocks
+from mmjax.weights import clip_config, files
+from mmjax.weights.clip import clip_table
+from mmjax.weights.layout import Account, Table
+from mmjax.weights.transforms import Shape
+
+CONFIG, OPEN_CLIP_CONFIG, PREPROCESSOR = "config.json", "open_clip_config.json", "preprocessor_config.json"
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+Shapes = Callable[[Mapping[str, Any]], Mapping[str, Shape]]
+
+
+class Origin(NamedTuple):
+    """What a checkpoint says besides its parameters, so that it can be written again bit for bit.
+
+    Attributes:
+      layout: "hf", "openai" or "open_clip".
+      config: its configuration.
+      custom_text: open_clip: the text tower's keys begin with `text.`.
+      one_value: scale and bias are stored as `[1]`.
+      buffers: see `Account`.
+      dtypes: our path -> dtype in which it was stored, where that is not float32.
+    """
+
+    layout: str
+    config: dict[str, Any]
+    custom_text: bool = False
+    one_value: bool = False
+    buffers: Mapping[str, Any] = {}
+    dtypes: Mapping[str, str] = {}
+
+    def table(self, system: Mapping[str, Any]) -> Table:
+        """The table of this checkpoint's layout."""
+        return clip_table(system, self.layout, custom_text=self.custom_text, one_value=self.one_value)
+
+
+class Loaded(NamedTuple):
+    """A checkpoint as `load` returns it.
+
+    Attributes:
+      system: mapping for `systems.build`, sizes spelled out.
+      variables: {"params": …} and, for a ResNet, "batch_stats"; float32.
+      account: what came from where; `print(account.summary())`.
+      origin: for `export`, and for an mmjax checkpoint's config.
+    """
+
+    system: dict[str, Any]
+    variables: dict[str, Any]
+    account: Account
+    origin: Origin
+
+
+def load(
+    source: str | pathlib.Path,
+    shapes: Shapes,
+    *,
+    layout: str | None = None,
+    image_size: int | None = None,
+    place: Callable[[str, np.ndarray], Any] | None = None,
+) -> Loaded:
+    """Reads a published checkpoint; every tensor of it is loaded, or named in the account with the reason why not.
+
+    Args:
+      source: a folder, or a weight file (with its config beside it, or OpenAI's, which needs none).
+      shapes: from a system mapping to the shapes of its variables, "params/img/cls" -> (768,).
+      layout: insist on this layout instead of the detected one.
+      image_size: resize the positions for images of this size, as the publisher's code does.
+      place: called with path and float32 array as each is read, to put it on its devices at once.
+
+    Raises:
+      UserError: no such checkpoint, an unknown layout or configuration, or tensors that do not fit; the message lists
+        every missing, unknown and misshapen one.
+    """
+    source = pathlib.Path(source)
+    tensors = files.open_tensors(source)
+    config, where = _read_config(source, tensors)
+    found = clip_config.detect_layout(config, where)
+    if layout not in (None, found):
+        raise UserError(f"{where} is of the layout {found!r}, not {layout!r}")
+    system = clip_config.system_from(config, found, where) | _pixels(source)
+    origin = _origin(found, config, tensors)
+    resized = _resized(system, image_size)
+    grow, note = _position_resize(system, resized, found)
+
+    def finish(path: str, array: np.ndarray) -> Any:
+        array = grow(path, array)
+        return array if place is None else place(path, array)
+
+    flat, account = origin.table(system).read(tensors, shapes(system), str(source), finish)
+    origin = origin._replace(
+        buffers=account.buffers, dtypes={path: kind for path, kind in account.stored.items() if kind != "float32"}
+    )
+    return Loaded(resized, trees.unflatten(flat), dataclasses.replace(account, notes=note), origin)
+
+
+def _read_config(source: pathlib.Path, tensors: files.Tensors) -> tuple[dict[str, Any], str]:
+    """The configuration beside the weights, or (OpenAI's archives hold none) what their shapes say."""
+    folder = source if source.is_dir() else source.parent
+    for name in (CONFIG, OPEN_CLIP_CONFIG):
+        if (folder / name).is_file():
+            return files.read_json(folder / name), str(folder / name)
+    if "visual.conv1.weight" in tensors.keys() and "positional_embedding" in tensors.keys():  # noqa: SIM118
+        return clip_config.infer_openai({key: tensors.shape(key) for key in tensors.keys()}), str(source)  # noqa: SIM118
+    raise UserError(f"{folder / CONFIG} is missing, and the weights are not in OpenAI's layout, which needs none")
+
+
+def _origin(layout: str, config: dict[str, Any], tensors: files.Tensors) -> Origin:
+    """The layout, with what of open_clip's only the tensors tell."""
+    if layout != "open_clip":
+        return Origin(layout, config)
+    keys = set(tensors.keys())
+    one_value = "logit_scale" in keys and tensors.shape("logit_scale") == (1,)
+    return Origin(layout, config, any(key.startswith("text.") for key in keys), one_value)
+
+
+def _pixels(source: pathlib.Path) -> dict[str, list[float]]:
+    """mean and std of a Hugging Face preprocessor, where they are not CLIP's."""
+    path = (source if source.is_dir() else source.parent) / PREPROCESSOR
+    settings = files.read_json(path) if path.is_file() else {}
+    stored = {"mean": settings.get("image_mean"), "std": settings.get("image_std")}
+    usual = {"mean": list(CLIP_MEAN), "std": list(CLIP_STD)}
+    return {key: value for key, value in stored.items() if value is not None and value != usual[key]}
+
+
+# ------------------------------------------------------------------------------------------------- another image size
+
+
+def _resized(system: dict[str, Any], image_size: int | None) -> dict[str, Any]:
+    if image_size is None:
+        return system
+    step = 32 if system["img"].get("kind") == "resnet" else system["img"]["patch"]
+    if image_size < step or image_size % step:
+        raise UserError(f"image size {image_size} is not a multiple of {step} pixels, which one position covers")
+    return {**system, "img": {**system["img"], "image_size": image_size}}
+
+
+def _position_resize(
+    old: Mapping[str, Any], new: Mapping[str, Any], layout: str
+) -> tuple[Callable[[str, np.ndarray], np.ndarray], tuple[str, ...]]:
+    """The function that resizes the one table of positions, and a line for the account.
+
+    transformers interpolates without antialias; open_clip with it, and OpenAI's models are resized by open_clip.
+    """
+    resnet = old["img"].get("kind") == "resnet"
+    path, step = ("params/img/attnpool/pos", 32) if resnet else ("params/img/pos", old["img"].get("patch"))
+    before, after = old["img"]["image_size"] // step, new["img"]["image_size"] // step
+    if before == after:
+        return lambda _, array: array, ()
+    antialias = layout != "hf"
+
+    def resize(at: str, table: np.ndarray) -> np.ndarray:
+        if at != path:
+            return table
+        grid = table[1:].reshape(before, before, -1)  # [P, D] -> [Y, X, D]; row 0 is the class (or mean) token's
+        grown = bicubic_resize(grid, (after, after), antialias=antialias)
+        return np.concatenate([table[:1], np.asarray(grown).reshape(after * after, -1)])
+
+    rule = "bicubic with antialias (open_clip)" if antialias else "bicubic without antialias (transformers)"
+    return resize, (f"{path}: grid {before}x{before} -> {after}x{after}, {rule}",)
+
+
+# ------------------------------------------------------------------------------------------------- export
+
+
+def export(
+    variables: Mapping[str, Any],
+    system: Mapping[str, Any],
+    layout: str,
+    directory: str | pathlib.Path,
+    *,
+    origin: Origin | None = None,
+    eos_id: int | None = None,
+) -> None:
+    """Writes a checkpoint folder that the layout's own library loads.
+
+    Args:
+      variables: {"params": …, "batch_stats": …}; stacked blocks are unstacked.
+      system: its mapping, sizes spelled out.
+      layout: "hf", "openai" or "open_clip".
+      directory: made if missing.
+      origin: where the variables were imported from: its dtypes stay, and in its own layout its keys and config too.
+      eos_id: the id that ends a text; None: the largest id of the text.
+
+    Raises:
+      UserError: the layout cannot hold this system; the message says why.
+    """
+    same = origin is not None and origin.layout == layout
+    form = {"custom_text": origin.custom_text, "one_value": origin.one_value} if origin and same else {}
+    if origin is not None and origin.layout == "hf":
+        eos_id = clip_config.hf_eos_id(origin.config)
+    if layout != "hf" and eos_id not in (None, system["txt"]["vocab"] - 1):
+        raise UserError(
+            f"the layout {layout!r} reads a text at its largest id, but texts of this model end in {eos_id} "
+            f"and its ids go up to {system['txt']['vocab'] - 1}"
+        )
+    config = clip_config.config_from(system, layout, eos_id=eos_id, **form)
+    if origin and same and _same_model(origin.config, config, layout):
+        config = origin.config
+    table = clip_table(system, layout, **form)
+    tensors = table.published(flat_variables(variables), origin.dtypes if origin else None)
+    tensors |= table.extra(origin.buffers if origin else {}, same)
+    directory = pathlib.Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    files.write_safetensors(directory / files.WEIGHTS, tensors)
+    files.write_json(directory / CONFIG, config)
+    if layout == "hf":
+        files.write_json(directory / PREPROCESSOR, _preprocessor(system))
+
+
+def flat_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Collections as one flat dictionary, "params/img/cls" -> array, with unrolled blocks."""
+    return trees.flatten(unstack_blocks(variables))
+
+
+def _same_model(one: Mapping[str, Any], other: Mapping[str, Any], layout: str) -> bool:
+    """Whether two configurations of a layout describe the same computation."""
+    return clip_config.system_from(one, layout, "config") == clip_config.system_from(other, layout, "config")
+
+
+def _preprocessor(system: Mapping[str, Any]) -> dict[str, Any]:
+    size = system["img"]["image_size"]
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": size},
+        "resample": 3,  # bicubic
+        "do_center_crop": True,
+        "crop_size": {"height": size, "width": size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "do_convert_rgb": True,
+        "image_mean": list(system.get("mean", CLIP_MEAN)),
+        "image_std": list(system.get("std", CLIP_STD)),
+    }
