@@ -103,7 +103,7 @@ def build(name: str, options: Mapping[str, Any], tools: Tools) -> ZeroShot:
     Options:
       data: source spec; every example holds `label` (or the key that the option `label` names): the index of its
         class, or the class's name.
-      classes: names of the classes, or a file of them; default: the source's own `classes`.
+      classes: names of the classes, or a file of them; default: the source's own `class_names()`.
       templates: prompt ensemble: a list, a file, or the name of a built-in set (default "photo").
       resamples, per_class: see ZeroShot. limit: at most this many examples, spread evenly over the source.
 
@@ -112,9 +112,9 @@ def build(name: str, options: Mapping[str, Any], tools: Tools) -> ZeroShot:
     """
     check_options("zeroshot", options, OPTIONS, required=("data",))
     source, key = tools.open_source(options["data"]), options.get("label", "label")
-    named = options.get("classes", getattr(source, "classes", None))
-    if named is None:
+    if "classes" not in options and not hasattr(source, "class_names"):
         raise UserError(f"source {options['data']!r} names no classes; give the option 'classes'")
+    named = options["classes"] if "classes" in options else source.class_names()
     classes = load_classes(named)
     index_of = {class_name: i for i, class_name in enumerate(classes)}
     places, labels = [], []

@@ -1,0 +1,1 @@
+"""The report of a run: metrics.json, figures, and one HTML file that needs nothing else."""
