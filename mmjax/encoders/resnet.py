@@ -2,6 +2,7 @@
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from mmjax.core.errors import UserError
@@ -13,7 +14,7 @@ _EPS = 1e-5
 _MOMENTUM = 0.9  # of the running statistics; torch calls it 0.1
 
 
-def _conv(features: int, kernel: int, stride: int, dtype: jnp.dtype, name: str) -> nn.Conv:
+def _conv(features: int, kernel: int, stride: int, dtype: DTypeLike, name: str) -> nn.Conv:
     pad = kernel // 2  # explicit: "SAME" pads a strided convolution on one side only, torch on both
     return nn.Conv(
         features,
@@ -27,7 +28,7 @@ def _conv(features: int, kernel: int, stride: int, dtype: jnp.dtype, name: str) 
     )
 
 
-def _norm(train: bool, dtype: jnp.dtype, name: str, zero: bool = False) -> nn.BatchNorm:
+def _norm(train: bool, dtype: DTypeLike, name: str, zero: bool = False) -> nn.BatchNorm:
     gain = nn.initializers.zeros_init() if zero else nn.initializers.ones_init()
     return nn.BatchNorm(not train, momentum=_MOMENTUM, epsilon=_EPS, scale_init=gain, dtype=dtype, name=name)
 
@@ -40,7 +41,7 @@ class Bottleneck(nn.Module):
 
     width: int
     stride: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "B Y X C"], train: bool) -> Float[Array, "B y x c"]:
@@ -65,7 +66,7 @@ class AttentionPool(nn.Module):
 
     heads: int
     features: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "B P C"]) -> Float[Array, "B E"]:
@@ -101,7 +102,7 @@ class ModifiedResNet(nn.Module):
     width: int
     features: int
     heads: int | None = None
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, image: Float[Array, "B Y X C"], *, train: bool = False) -> VisionOutput:

@@ -3,12 +3,14 @@
 import flax.linen as nn
 import jax.numpy as jnp
 from flax import struct
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Integer
 
 from mmjax.core.errors import UserError
 from mmjax.nn import masks
 from mmjax.nn.dense import BlockInit, clip_text_init, constrain, normal, partitioned
 from mmjax.nn.norm import LayerNorm
+from mmjax.nn.patch import AnyArray
 from mmjax.nn.transformer import BlockSpec, Inputs, Transformer
 
 
@@ -45,10 +47,12 @@ class TextTransformer(nn.Module):
     scan: bool = False
     remat: str | None = None
     inits: BlockInit | None = None
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, ids: Integer[Array, "B T"], valid: Bool[Array, "B T"], *, train: bool = False) -> TextOutput:
+    def __call__(
+        self, ids: Integer[AnyArray, "B T"], valid: Bool[AnyArray, "B T"], *, train: bool = False
+    ) -> TextOutput:
         """Encodes token ids, padded at the end.
 
         Raises:
@@ -73,5 +77,5 @@ class TextTransformer(nn.Module):
         stack = Transformer(spec, self.depth, self.scan, self.remat, name="transformer")
         x = stack(x, Inputs(mask=masks.causal(ids.shape[1])), train=train)
         x = LayerNorm(self.eps, self.dtype, name="norm_final")(x)
-        end = valid.sum(axis=1, dtype=jnp.int32) - 1  # [B]
+        end = jnp.asarray(valid).sum(axis=1, dtype=jnp.int32) - 1  # [B]
         return TextOutput(x, jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0])

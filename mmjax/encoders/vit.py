@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from mmjax.core.errors import UserError
@@ -68,7 +69,7 @@ class ViT(nn.Module):
     inits: BlockInit = torch_init()
     patch_init: Initializer = torch_uniform
     pos_init: Initializer | None = None
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, image: Float[Array, "B Y X C"], *, train: bool = False) -> VisionOutput:

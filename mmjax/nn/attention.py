@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from mmjax.core.errors import UserError
@@ -78,7 +79,7 @@ class MultiHeadAttention(nn.Module):
     out_features: int | None = None
     dropout: float = 0.0
     inits: BlockInit = normal_init()
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 from flax.linen.spmd import RulesFallback
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 Initializer = Callable[..., Any]  # (key, shape, dtype) -> array, or a box around one
@@ -40,7 +41,7 @@ class Dense(nn.Module):
     use_bias: bool = True
     kernel_init: Initializer = fan_in_normal
     bias_init: Initializer = zeros
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch F"]:

@@ -3,16 +3,21 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
 from mmjax.core.errors import UserError
 from mmjax.nn.dense import Initializer, partitioned, torch_uniform, zeros
 
+AnyArray = Array | np.ndarray
+
 
 def normalise(
-    image: UInt8[Array, "B Y X C"] | Float[Array, "B Y X C"], mean: tuple[float, ...], std: tuple[float, ...]
+    image: UInt8[AnyArray, "B Y X C"] | Float[AnyArray, "B Y X C"], mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Float[Array, "B Y X C"]:
     """`(image / 255 - mean) / std` for uint8; float images are taken as normalised already."""
+    image = jnp.asarray(image)
     if image.dtype != jnp.uint8:
         return image
     scale = 1.0 / (255.0 * jnp.asarray(std, jnp.float32))
@@ -31,7 +36,7 @@ class PatchEmbed(nn.Module):
     stride: int | None = None
     use_bias: bool = False
     kernel_init: Initializer = torch_uniform
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, image: Float[Array, "B Y X C"]) -> Float[Array, "B P D"]:

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from mmjax.core.errors import UserError
@@ -63,7 +64,7 @@ class BlockSpec:
     dropout: float = 0.0
     attn_dropout: float = 0.0
     inits: BlockInit = normal_init()  # noqa: RUF009 - frozen
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
 
 @struct.dataclass

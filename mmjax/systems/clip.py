@@ -7,13 +7,14 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Integer, UInt8
 
 from mmjax.core.sharding import BATCH_AXES
 from mmjax.core.types import Batch, Term
 from mmjax.losses.contrastive import sigmoid_contrastive, softmax_contrastive
 from mmjax.nn.dense import Dense, fan_in_normal
-from mmjax.nn.patch import normalise
+from mmjax.nn.patch import AnyArray, normalise
 from mmjax.systems import base
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -44,7 +45,7 @@ class CLIP(nn.Module):
     bias_init: float = -10.0
     mean: tuple[float, float, float] = MEAN
     std: tuple[float, float, float] = STD
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     # ---------------------------------------------------------------- parts
 
@@ -60,26 +61,26 @@ class CLIP(nn.Module):
             self.logit_bias = self.param("logit_bias", nn.initializers.constant(self.bias_init), (), jnp.float32)
 
     def encode_image(
-        self, image: UInt8[Array, "B Y X C"] | Float[Array, "B Y X C"], *, train: bool = False
+        self, image: UInt8[AnyArray, "B Y X C"] | Float[AnyArray, "B Y X C"], *, train: bool = False
     ) -> Float[Array, "B E"]:
         """Image features in the shared space, not normalised (what linear probes read); float32[B, E]."""
         pooled = self.img(normalise(image, self.mean, self.std), train=train).pooled
         return (self.img_proj(pooled) if self.project_img else pooled).astype(jnp.float32)
 
     def encode_text(
-        self, ids: Integer[Array, "B T"], valid: Bool[Array, "B T"], *, train: bool = False
+        self, ids: Integer[AnyArray, "B T"], valid: Bool[AnyArray, "B T"], *, train: bool = False
     ) -> Float[Array, "B E"]:
         """Text features in the shared space, not normalised; float32[B, E]."""
         return self.txt_proj(self.txt(ids, valid, train=train).pooled).astype(jnp.float32)
 
     def embed_image(
-        self, image: UInt8[Array, "B Y X C"] | Float[Array, "B Y X C"], *, train: bool = False
+        self, image: UInt8[AnyArray, "B Y X C"] | Float[AnyArray, "B Y X C"], *, train: bool = False
     ) -> Float[Array, "B E"]:
         """Image features of unit length, float32[B, E]."""
         return _unit(self.encode_image(image, train=train))
 
     def embed_text(
-        self, ids: Integer[Array, "B T"], valid: Bool[Array, "B T"], *, train: bool = False
+        self, ids: Integer[AnyArray, "B T"], valid: Bool[AnyArray, "B T"], *, train: bool = False
     ) -> Float[Array, "B E"]:
         """Text features of unit length, float32[B, E]."""
         return _unit(self.encode_text(ids, valid, train=train))
