@@ -14,7 +14,6 @@ if _VERSION is None:
 
 INSTALL = [
     "absl-py>=2.1",
-    "chex>=0.1.90",
     "flax>=0.12,<0.13",
     "ftfy>=6.2",
     "grain>=0.2.15",
@@ -22,6 +21,7 @@ INSTALL = [
     "jaxtyping>=0.3.2",
     "matplotlib>=3.9",
     "ml-collections>=1.1",
+    "ml_dtypes>=0.5",
     "numpy>=2.0",
     "optax>=0.2.6",
     "orbax-checkpoint>=0.11.30",

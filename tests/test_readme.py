@@ -1,0 +1,65 @@
+"""The Python examples of the README run, and the files that it points to exist."""
+
+import pathlib
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+
+from mmjax import systems
+from mmjax.data.tokenizers import open_tokenizer
+from mmjax.train import checkpoint
+
+ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.S)
+
+TINY = {
+    "name": "clip",
+    "embed_dim": 8,
+    "img": {"image_size": 32, "patch": 16, "width": 16, "depth": 1, "heads": 2},
+    "txt": {"vocab": 49408, "length": 16, "width": 16, "depth": 1, "heads": 2},
+}
+
+
+@pytest.fixture
+def demo_run(tmp_path, monkeypatch):
+    """A working directory in which runs/demo is a checkpoint, as the examples expect."""
+    batch = {
+        "image": jnp.zeros((1, 32, 32, 3), jnp.uint8),
+        "ids": jnp.zeros((1, 16), jnp.int32),
+        "valid": jnp.ones((1, 16), bool),
+    }
+    variables = nn.unbox(jax.jit(systems.build(TINY).init)(jax.random.key(0), batch))
+    checkpoint.save_model(tmp_path / "runs/demo", TINY, variables, tokenizer=open_tokenizer("clip_bpe"))
+    monkeypatch.chdir(tmp_path)
+
+
+def test_there_are_examples():
+    assert len(EXAMPLES) == 2
+
+
+@pytest.mark.parametrize("number", range(len(EXAMPLES)))
+def test_examples_run(number, demo_run, capsys):
+    names: dict = {}
+    exec(compile(EXAMPLES[number], f"README example {number}", "exec"), names)
+    if "print" in EXAMPLES[number]:
+        assert names["img"].shape == (1, 8) and names["txt"].shape == (2, 8)
+        assert capsys.readouterr().out.startswith("[[")
+    else:
+        assert names["shapes"]["params"]["img_proj"]["kernel"].shape == (768, 512)
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+def test_links_exist(document):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", (ROOT / document).read_text(encoding="utf-8"))
+    missing = [link for link in links if not (ROOT / link).exists()]
+    assert links and not missing, missing
+
+
+def test_commands_name_existing_files():
+    named = set(re.findall(r"\b(?:configs|tests)/[\w/.]+", " ".join(re.findall(r"```bash\n(.*?)```", README, re.S))))
+    missing = [name for name in named if not (ROOT / name).exists()]
+    assert named and not missing, missing
