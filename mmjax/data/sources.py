@@ -5,7 +5,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from mmjax.core.errors import UserError
 from mmjax.data.choices import choose
@@ -19,6 +19,7 @@ SOURCES = {
 }
 
 
+@runtime_checkable
 class Source(Protocol):
     """Examples by position, the same at every call and in every process."""
 
@@ -76,10 +77,14 @@ def open_source(spec: str) -> Source:
       274
     """
     parsed = parse_spec(spec)
-    target = SOURCES[choose("data source", parsed.name, SOURCES)]
-    module, function = target.split(":")
-    opener = getattr(importlib.import_module(module), function)
+    opener = _import(SOURCES[choose("data source", parsed.name, SOURCES)])
     return opener(parsed.arg, **_convert(opener, parsed))
+
+
+def _import(target: str) -> Callable[..., Source]:
+    """The function that "module:function" names."""
+    module, function = target.split(":")
+    return getattr(importlib.import_module(module), function)
 
 
 def _convert(opener: Callable, spec: Spec) -> dict[str, Any]:

@@ -4,16 +4,19 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int32
 
 from mmjax.core.errors import UserError
 
+Ids = Iterable[int] | np.ndarray  # a one-dimensional integer array, or any integers
+
 CONFIG = "tokenizer_config.json"
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """Text to ids and back."""
 
@@ -51,7 +54,7 @@ class Tokenizer(Protocol):
         """Ids of a text, without begin and end tokens."""
         ...
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Ids) -> str:
         """The text of ids, as close to the encoded one as the tokenizer's cleaning allows."""
         ...
 

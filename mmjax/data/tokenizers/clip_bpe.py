@@ -4,9 +4,9 @@ import gzip
 import html
 import io
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import ftfy
 import numpy as np
@@ -104,7 +104,7 @@ class ClipBPE:
             ids += found
         return ids
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: base.Ids) -> str:
         """Text of ids: a space after each word, U+FFFD for bytes that are no UTF-8.
 
         Raises:
@@ -130,12 +130,12 @@ class ClipBPE:
         base.write(self, directory, {"merges.txt.gz": out.getvalue()}, self._options())
 
     @classmethod
-    def load(cls, directory: Path, options: dict[str, Any]) -> Self:
+    def load(cls, directory: Path, options: dict[str, Any]) -> "ClipBPE":
         """Reads what `save` wrote."""
         return cls(Path(directory) / "merges.txt.gz", **options)
 
     @classmethod
-    def open(cls, arg: str | None) -> Self:
+    def open(cls, arg: str | None) -> "ClipBPE":
         """From a spec: `clip_bpe`, or `clip_bpe:FILE` with merges of one's own."""
         return cls(Path(arg) if arg else None)
 

@@ -3,7 +3,7 @@
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import sentencepiece
@@ -61,7 +61,7 @@ class SentencePiece:
         byte_fallback: bool = True,
         character_coverage: float = 0.9995,
         normalization: str = "identity",
-    ) -> Self:
+    ) -> "SentencePiece":
         """Trains a vocabulary, the same for the same texts and arguments.
 
         Args:
@@ -70,14 +70,14 @@ class SentencePiece:
           model_type: unigram, bpe, char or word.
           seed: for models that sample sentences.
           byte_fallback: rare characters become their UTF-8 bytes, so that nothing is lost to `unk`.
-          character_coverage: share of all characters that get pieces of their own.
+          character_coverage: share of the texts (0.98 to 1) whose characters get pieces of their own.
           normalization: identity keeps every character and space; nmt_nfkc_cf also folds case.
 
         Raises:
           UserError: unknown names, no text, or a vocabulary size that these texts cannot fill.
 
         Example:
-          >>> tokenizer = SentencePiece.train(["a red circle", "a blue square"], 280)
+          >>> tokenizer = SentencePiece.train(["a red circle", "a blue square"], 272)
           >>> tokenizer.decode(tokenizer.encode("a red square 🟥"))
           'a red square 🟥'
         """
@@ -115,7 +115,7 @@ class SentencePiece:
         """Ids of a text without begin and end; spellings of special tokens in it are plain text."""
         return self._processor.encode(text)
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: base.Ids) -> str:
         """Text of ids; begin, end and padding tokens vanish.
 
         Raises:
@@ -136,12 +136,12 @@ class SentencePiece:
         base.write(self, directory, {MODEL: self._model}, {})
 
     @classmethod
-    def load(cls, directory: Path, options: dict[str, Any]) -> Self:
+    def load(cls, directory: Path, options: dict[str, Any]) -> "SentencePiece":
         """Reads what `save` wrote."""
         return cls((Path(directory) / MODEL).read_bytes(), **options)
 
     @classmethod
-    def open(cls, arg: str | None) -> Self:
+    def open(cls, arg: str | None) -> "SentencePiece":
         """From a spec: `sentencepiece:FILE.model`.
 
         Raises:
