@@ -41,9 +41,10 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="compare with the committed file")
     args = parser.parse_args()
     content = build(args.wheel)
-    if args.check and PACK.read_bytes() != content:
+    if not args.check:
+        PACK.write_bytes(content)
+    elif PACK.read_bytes() != content:
         sys.exit(f"error: {PACK} is not what the script builds")
-    PACK.write_bytes(content)
     print(f"{PACK}: {len(content):,} bytes")
 
 
