@@ -365,7 +365,7 @@ def from_config(config: Mapping[str, Any]) -> Callable[[np.ndarray, np.random.Ge
 
 
 def _plain(name: str, value: Any) -> Any:
-    """Lists and whole numbers of a JSON or ml_collections config as tuples and floats, its mappings as dicts."""
+    """Lists and whole numbers of a config as tuples and floats, its mappings as dicts."""
     if name in _RANGES or name in ("fill", "background"):
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise UserError(f"image {name} = {value!r}; valid: a list of {2 if name in _RANGES else 3} numbers")

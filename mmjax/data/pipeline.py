@@ -46,7 +46,9 @@ class Tokenizer(Protocol):
     """What the pipeline needs of a tokenizer."""
 
     @property
-    def vocab_size(self) -> int: ...
+    def digest(self) -> str:
+        """Equal digests: equal ids for every text."""
+        ...
 
     def batch(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
         """ids int32[B, T] and valid bool[B, T]."""
@@ -147,7 +149,7 @@ class Pipeline:
                 "sources": [{"name": n, "length": len(s), "weight": shares[n]} for n, s in named.items()],
                 "image": _describe(image),
                 "text": _describe(text),
-                "tokenizer": {"kind": type(tokenizer).__name__, "vocab_size": tokenizer.vocab_size},
+                "tokenizer": {"kind": type(tokenizer).__name__, "digest": tokenizer.digest},
             }
         )
 

@@ -179,4 +179,4 @@ def from_config(config: Mapping[str, Any]) -> TextChoice:
     fields = [field.name for field in dataclasses.fields(TextChoice)]
     for name in config:
         choose("key of the text transform", name, fields)
-    return TextChoice(**dict(config))
+    return TextChoice(**config)

@@ -199,6 +199,6 @@ def test_mistakes_are_named(config, says):
         augment.from_config(config)
 
 
-def test_config_may_be_json():
+def test_config_may_hold_lists_and_whole_numbers():
     made = augment.from_config({"preset": "clip", "size": 32, "rotate": 10, "scale": [0.5, 1], "fill": [0, 0, 0]})
     assert made == augment.Augment(size=32, rotate=10.0, scale=(0.5, 1.0), fill=(0, 0, 0))

@@ -33,7 +33,7 @@ class Numbers:
 class Words:
     """One id for a whole text: its number; no specials."""
 
-    vocab_size = 10_000
+    digest = "1"
 
     def batch(self, texts, length):
         ids = np.zeros([len(texts), length], np.int32)
@@ -44,6 +44,10 @@ class Words:
         return ids, valid
 
 
+class OtherWords(Words):
+    digest = "2"
+
+
 NOISY = {"size": 8, "noise": 1.0, "noise_sigma": (2.0, 3.0)}
 
 
@@ -51,7 +55,7 @@ def make(sources=None, image=NOISY, **changes) -> Pipeline:
     options = {"length": 4, "batch_size": 8, "seed": 3, **changes}
     return Pipeline(
         Numbers(43) if sources is None else sources,
-        tokenizer=changes.pop("tokenizer", Words()),
+        tokenizer=options.pop("tokenizer", Words()),
         image=augment.from_config(image),
         text=text.from_config({}),
         **options,
@@ -215,6 +219,10 @@ def test_end_of_a_finite_pipeline():
         ({"length": 5}, "length was 4, is 5"),
         ({"shuffle": False}, "shuffle was True, is False"),
         ({"drop_remainder": False}, "drop_remainder was True, is False"),
+        (
+            {"tokenizer": OtherWords()},
+            r"tokenizer\.kind was 'Words', is 'OtherWords'; tokenizer\.digest was '1', is '2'",
+        ),
         ({"sources": Numbers(44)}, r"sources\[0\]\.length was 43, is 44"),
         ({"sources": {"b": Numbers(43)}}, r"sources\[0\]\.name was 'source', is 'b'"),
         ({"image": {**NOISY, "noise_sigma": (2.0, 4.0)}}, r"image\.noise_sigma\[1\] was 3\.0, is 4\.0"),
