@@ -92,6 +92,12 @@ def _fit(spec: P, shape: tuple[int, ...], mesh: Mesh) -> P:
     return P(*(axes if axes is None or dim % ways(axes) == 0 else None for axes, dim in zip(spec, shape, strict=False)))
 
 
+def unbox(boxed: Any) -> Any:
+    """Parameters without their logical names; unlike flax's own unbox it takes abstract ones under a mesh."""
+    is_box = lambda x: isinstance(x, nn.meta.AxisMetadata)  # noqa: E731
+    return jax.tree.map(lambda x: x.value if is_box(x) else x, boxed, is_leaf=is_box)  # type: ignore[attr-defined]
+
+
 def param_shardings(boxed: Any, mesh: Mesh) -> Any:
     """Shardings for a tree of (possibly boxed) abstract parameters, from their logical names.
 
@@ -110,7 +116,7 @@ def param_shardings(boxed: Any, mesh: Mesh) -> Any:
     return jax.tree.map(
         lambda sharding, leaf: NamedSharding(mesh, _fit(sharding.spec, leaf.shape, mesh)),
         shardings,
-        nn.meta.unbox(boxed),
+        unbox(boxed),
         is_leaf=lambda x: isinstance(x, NamedSharding),
     )
 

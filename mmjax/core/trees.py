@@ -47,7 +47,9 @@ def split(tree: Mapping, patterns: Iterable[str], what: str = "pattern") -> tupl
     flat, patterns = flatten(tree), tuple(patterns)
     check_patterns(flat, patterns, what)
     hit = {k: matches(k, patterns) for k in flat}
-    return unflatten({k: v for k, v in flat.items() if hit[k]}), unflatten({k: v for k, v in flat.items() if not hit[k]})
+    return unflatten({k: v for k, v in flat.items() if hit[k]}), unflatten(
+        {k: v for k, v in flat.items() if not hit[k]}
+    )
 
 
 def merge(*trees: Mapping) -> Tree:

@@ -28,7 +28,7 @@ class DivergedError(UserError):
     """The loss or the gradient norm is no longer finite."""
 
 
-class Interrupted(Exception):  # noqa: N818 - it ends a run as asked, it is no error
+class Interrupted(Exception):
     """A signal asked the run to end; everything is saved."""
 
     def __init__(self, signum: int) -> None:

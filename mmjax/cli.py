@@ -1,0 +1,54 @@
+"""The `mmjax` command: parses, runs one of mmjax/commands, and turns a user's mistake into one line and exit code 2."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from mmjax import __version__
+from mmjax.core.errors import UserError
+
+# name -> (module with add_arguments and run, help)
+COMMANDS = {
+    "train": ("mmjax.commands.train", "train a config; continues what the work directory holds"),
+    "eval": ("mmjax.commands.evaluate", "evaluate a checkpoint"),
+    "convert": ("mmjax.commands.convert", "convert a checkpoint between layouts"),
+    "verify": ("mmjax.commands.verify", "re-compute golden fixtures"),
+}
+
+
+def make_parser(command: str | None) -> argparse.ArgumentParser:
+    """The parser; only the asked command's module is imported, so that `--help` answers at once."""
+    parser = argparse.ArgumentParser(prog="mmjax", description="Multimodal models in JAX.")
+    parser.add_argument("--version", action="version", version=f"mmjax {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (module, text) in COMMANDS.items():
+        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        if name == command:
+            importlib.import_module(module).add_arguments(sub)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code: 2 for a user's mistake, else the command's."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    command = next((word for word in argv if word in COMMANDS), None)
+    parser = make_parser(command)
+    args, rest = parser.parse_known_args(argv)
+    overrides = [word for word in rest if word.startswith("--config.")]
+    unknown = [word for word in rest if word not in overrides]
+    if unknown or (overrides and not hasattr(args, "config")):
+        parser.error(f"unknown arguments: {' '.join(unknown or overrides)}")
+    args.overrides = overrides
+    try:
+        return importlib.import_module(COMMANDS[args.command][0]).run(args)
+    except UserError as error:
+        if args.debug:
+            raise
+        print(f"mmjax {args.command}: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

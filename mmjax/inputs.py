@@ -1,0 +1,156 @@
+"""From a config to what training reads: tokenizer, pipeline, evaluators, weights to begin with."""
+
+import functools
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from mmjax import systems
+from mmjax.commands import models
+from mmjax.core import sharding as shd
+from mmjax.core import trees
+from mmjax.core.config import check_keys
+from mmjax.core.errors import UserError
+from mmjax.core.stacking import stack_blocks, unstack_blocks
+from mmjax.data import augment
+from mmjax.data import text as texts
+from mmjax.data.image import Preprocess
+from mmjax.data.pipeline import Pipeline
+from mmjax.data.prefetch import DevicePrefetch, prefetch_to_device
+from mmjax.data.sources import open_source
+from mmjax.data.tokenizers import SentencePiece, Tokenizer, load_tokenizer, open_tokenizer
+from mmjax.evals.base import Evaluator, Tools
+from mmjax.evals.build import build_evaluator
+
+# config["tokenizer"]: `spec` (what open_tokenizer takes), or `train_on`, a source, and `vocab_size` for SentencePiece.
+TOKENIZER_KEYS = ("spec", "train_on", "vocab_size", "model_type", "normalization")
+
+DATA_KEYS = {
+    "train": "source spec, or {spec: weight}",
+    "batch_size": "over all devices",
+    "image": "augment.from_config's mapping, without size",
+    "text": "text.from_config's mapping",
+    "eval_image": "fields of image.Preprocess, without size",
+    "workers": "processes that make batches",
+    "read_ahead": "batches made ahead, per worker",
+}
+
+
+def make_tokenizer(config: Mapping[str, Any], saved: pathlib.Path) -> Tokenizer:
+    """The tokenizer that a run saved before, or else the one that the config describes.
+
+    Raises:
+      UserError: unknown keys, or neither `spec` nor `train_on`.
+    """
+    check_keys("config.tokenizer", config, TOKENIZER_KEYS)
+    if saved.is_dir():
+        return load_tokenizer(saved)
+    if config.get("spec"):
+        return open_tokenizer(config["spec"])
+    if not config.get("train_on") or not config.get("vocab_size"):
+        raise UserError(
+            "config.tokenizer needs `spec`, or `train_on` (a source) and `vocab_size` to train SentencePiece"
+        )
+    source = open_source(config["train_on"])
+    lines = (line for i in range(len(source)) for line in source[i]["texts"])
+    options = {k: config[k] for k in ("model_type", "normalization") if k in config}
+    return SentencePiece.train(lines, config["vocab_size"], **options)
+
+
+def text_length(config: Mapping[str, Any]) -> int:
+    """Tokens per text: the system's."""
+    return int(_system_field(config, "txt", "length"))
+
+
+def image_size(config: Mapping[str, Any]) -> int:
+    """Side of the images in pixels: the system's."""
+    return int(_system_field(config, "img", "image_size"))
+
+
+def _system_field(config: Mapping[str, Any], tower: str, field: str) -> Any:
+    system = config["system"]
+    base = systems.SIZES.get(system["name"], {}).get(system.get("size"), {})
+    value = system.get(tower, {}).get(field, base.get(tower, {}).get(field))
+    if value is None:
+        raise UserError(f"config.system.{tower}.{field} is not set, and no size gives it")
+    return value
+
+
+def make_pipeline(config: Mapping[str, Any], overrides: Mapping[str, Any], tokenizer: Tokenizer) -> Pipeline:
+    """This process's share of the training batches; `overrides` are a stage's changes to config["data"]."""
+    data = {**config["data"], **overrides}
+    check_keys("config.data", data, DATA_KEYS)
+    specs = data["train"]
+    if not specs:
+        raise UserError("config.data.train is empty: give a source, e.g. --config.data.train=emoji:train")
+    weights = dict(specs) if isinstance(specs, Mapping) else None
+    return Pipeline(
+        {spec: open_source(spec) for spec in ([specs] if isinstance(specs, str) else specs)},
+        weights=weights,
+        tokenizer=tokenizer,
+        length=text_length(config),
+        image=augment.from_config({**data.get("image", {}), "size": image_size(config)}),
+        text=texts.from_config(data.get("text", {})),
+        batch_size=data["batch_size"],
+        seed=config["seed"],
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        workers=data.get("workers", 0),
+        read_ahead=data.get("read_ahead", 2),
+    )
+
+
+def open_batches(pipeline: Pipeline, sharding: Any, state: Any = None) -> DevicePrefetch:
+    """Device batches, from where `state` (of a checkpoint) left them."""
+    batches = iter(pipeline)
+    if state is not None:
+        batches.set_state(state)
+    return prefetch_to_device(batches, sharding)
+
+
+def abstract_batch(config: Mapping[str, Any], mesh: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of the smallest batch that the mesh can split; enough to initialise a system."""
+    rows = int(np.prod([mesh.shape[axis] for axis in shd.BATCH_AXES]))
+    size, length = image_size(config), text_length(config)
+    return {
+        "image": jax.ShapeDtypeStruct((rows, size, size, 3), np.uint8),
+        "ids": jax.ShapeDtypeStruct((rows, length), np.int32),
+        "valid": jax.ShapeDtypeStruct((rows, length), np.bool_),
+    }
+
+
+def make_tools(config: Mapping[str, Any], tokenizer: Tokenizer) -> Tools:
+    """What evaluators need of data and tokenizer."""
+    length = text_length(config)
+    preprocess: Callable = Preprocess(**{**config["data"].get("eval_image", {}), "size": image_size(config)})
+    return Tools(open_source, preprocess, functools.partial(tokenizer.batch, length=length))
+
+
+def make_evaluators(config: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, Evaluator]:
+    """The evaluators that the config names."""
+    tools = make_tools(config, tokenizer)
+    return {name: build_evaluator(name, spec, tools) for name, spec in config.get("evals", {}).items()}
+
+
+def load_variables(path: str, abstract: Mapping[str, Any]) -> dict[str, Any]:
+    """Variables of a checkpoint, mmjax's or published, which must be exactly those of the system being trained.
+
+    Raises:
+      UserError: nothing readable at `path`, or other names or shapes.
+    """
+    loaded, wanted = trees.flatten(models.load(path).variables), trees.flatten(unstack_blocks(abstract))
+    missing, unused = sorted(set(wanted) - set(loaded)), sorted(set(loaded) - set(wanted))
+    wrong = [f"{k}: {loaded[k].shape} for {wanted[k].shape}" for k in wanted if k in loaded
+             and loaded[k].shape != wanted[k].shape]  # fmt: skip
+    if missing or unused or wrong:
+        raise UserError(
+            f"{path} does not fit the system: missing {missing[:8]}, unused {unused[:8]}, shapes {wrong[:8]}"
+        )
+    return (
+        stack_blocks(trees.unflatten(loaded))
+        if trees.flatten(abstract).keys() != wanted.keys()
+        else trees.unflatten(loaded)
+    )

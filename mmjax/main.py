@@ -1,0 +1,231 @@
+"""Training, from config to report: config -> mesh -> tokenizer -> system -> stages -> loop -> evaluators -> report."""
+
+import functools
+import pathlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+
+from mmjax import inputs, reporting, systems
+from mmjax.core import config as configs
+from mmjax.core import rng as rngs
+from mmjax.core import sharding as shd
+from mmjax.core import trees
+from mmjax.core.errors import UserError
+from mmjax.evals.base import Predictor
+from mmjax.train import checkpoint, loop, progress, writers
+from mmjax.train.optim import learning_rate, make_optimizer
+from mmjax.train.stage import Stage, make_stage
+from mmjax.train.state import State, begin
+from mmjax.train.step import train_step
+
+# key of a config -> what it holds
+KEYS = {
+    "title": "headline of the report",
+    "seed": "of parameters, order and augmentation",
+    "system": "mapping for systems.build",
+    "init": "directory of weights to begin with (an mmjax checkpoint or a published layout), or empty",
+    "tokenizer": "kind, and what it needs (mmjax/inputs.py)",
+    "data": "train, batch_size, image, text, workers … (mmjax/inputs.py)",
+    "mesh": "sizes of the axes data, fsdp, tensor",
+    "stages": "name -> fields of Stage, run in this order",
+    "evals": "name -> options of an evaluator",
+    "every": "steps between log, save, evaluate",
+    "keep": "checkpoints kept",
+    "writers": "where metrics go",
+    "report": "evaluators whose pictures the report shows",
+}
+# What may differ between a run and its continuation: it changes no number that training computes.
+FREE = ("title", "mesh", "every", "keep", "writers", "report", "evals", "init")
+
+
+def train(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
+    """Trains all stages of a config in a work directory, continuing what is there, and returns the final metrics.
+
+    Writes checkpoints/, metrics.jsonl, metrics.json, report.html and PNGs. Killed at any moment and started again, it
+    goes on from the last complete checkpoint and ends with the same bits.
+
+    Raises:
+      UserError: a mistake in the config, or a work directory of another run.
+      loop.Interrupted: SIGTERM or SIGINT; everything is saved.
+    """
+    config = configs.plain(config)
+    configs.check_keys("config", config, KEYS)
+    workdir = pathlib.Path(workdir).absolute()
+    directory = workdir / "checkpoints"
+    check_same_run(directory, config)
+    stages = {name: make_stage(name, settings) for name, settings in config["stages"].items()}
+
+    mesh = shd.make_mesh(config.get("mesh"))
+    shd.check_batch_size(config["data"]["batch_size"], mesh)
+    tokenizer = inputs.make_tokenizer(config["tokenizer"], directory / "tokenizer")
+    system = systems.build(config["system"])
+    evaluators = inputs.make_evaluators(config, tokenizer)
+
+    with shd.use_mesh(mesh), loop.StopSignals() as stop:
+        description = {"system": config["system"], "config": config}
+        saver = checkpoint.Checkpointer(directory, keep=config.get("keep", 2), description=description)
+        if jax.process_index() == 0:
+            tokenizer.save(directory / "tokenizer")
+        resumed = saver.latest()
+        meta = {} if resumed is None else saver.meta(resumed)
+        logs = writers.MetricWriter(workdir, config.get("writers", ("jsonl", "csv")), resume_step=resumed)
+        key = jax.random.key(config["seed"])
+        variables, shardings = initial_variables(system, config, mesh, rngs.stream(key, "params"))
+        predictor: Predictor | None = None
+        metrics: dict[str, float] = {}
+        offset, reached = 0, resumed is None
+
+        def evaluate(step: int, variables: Mapping[str, Any]) -> None:
+            nonlocal predictor
+            predictor = predictor.replace(variables) if predictor else Predictor(system, variables, mesh=mesh)
+            metrics.clear()
+            for evaluator in evaluators.values():
+                metrics.update(evaluator.run(predictor))
+            logs.write(step, metrics)
+
+        try:
+            for name, stage in stages.items():
+                if not reached and meta["stage"] != name:
+                    offset += stage.steps
+                    continue
+                tx, placed = optimizer(stage, variables, shardings, mesh)
+                first = jax.jit(functools.partial(begin, stage, tx), out_shardings=placed)
+                state_rng = rngs.stream(key, name)
+                data = inputs.make_pipeline(config, stage.data, tokenizer)
+                start, saved = 0, None
+                if reached:
+                    state = first(variables, state_rng)
+                else:
+                    assert resumed is not None
+                    state = saver.restore(resumed, jax.eval_shape(first, variables, state_rng), placed)
+                    start, saved, reached = resumed - offset, meta["data"], True
+                del variables
+                describe(name, stage, state, start)
+                state = run_stage(
+                    name, stage, state, placed,
+                    step_fn=functools.partial(train_step, system, tx, stage), data=data, data_state=saved, start=start,
+                    offset=offset, mesh=mesh, every=loop.Every(**config.get("every", {})), logs=logs, saver=saver,
+                    evaluate=evaluate, stop=stop,
+                )  # fmt: skip
+                variables = state.variables()
+                seen = state.variables(stage.evaluate)
+                offset += stage.steps
+            if not metrics:  # resumed after the end: the evaluation was lost with the process
+                evaluate(offset, seen)
+            assert predictor is not None
+            reporting.write(workdir, config, evaluators, predictor, metrics)
+        finally:
+            saver.close()
+            logs.close()
+    return metrics
+
+
+def run_stage(
+    name: str,
+    stage: Stage,
+    state: State,
+    placed: State,
+    *,
+    step_fn: Any,
+    data: Any,
+    data_state: Any,
+    start: int,
+    offset: int,
+    mesh: Any,
+    every: loop.Every,
+    logs: writers.MetricWriter,
+    saver: checkpoint.Checkpointer,
+    evaluate: Any,
+    stop: loop.StopSignals,
+) -> State:
+    """Compiles the step, opens the data where the checkpoint left it, and runs the loop with its hooks."""
+    by_batch, everywhere = shd.batch_sharding(mesh), shd.replicated(mesh)
+    step = jax.jit(step_fn, donate_argnums=0, in_shardings=(placed, by_batch), out_shardings=(placed, everywhere))
+    rate = learning_rate(stage)
+    bar = progress.Progress(stage.steps, start, name)
+    with inputs.open_batches(data, by_batch, data_state) as batches:
+
+        def log(at: int, values: dict[str, float]) -> None:
+            logs.write(at, {**values, "lr": float(rate(at - offset - 1)), "epoch": data.epoch(at - offset)})
+            bar.update(at - offset, values["loss"], values["samples_per_s"], values["input_wait"])
+
+        def save(at: int, state: State) -> None:
+            saver.save(at, state, {"stage": name, "data": batches.state(), "evaluate": stage.evaluate})
+
+        hooks = loop.Hooks(log, save, lambda at, state: evaluate(at, state.variables(stage.evaluate)))
+        try:
+            return loop.run_stage(
+                step, state, batches, steps=stage.steps, start=start, offset=offset, batch_size=data.batch_size,
+                every=every, hooks=hooks, stop=stop,
+            )  # fmt: skip
+        finally:
+            bar.close()
+
+
+def initial_variables(system: Any, config: Mapping[str, Any], mesh: Any, key: jax.Array) -> tuple[dict, dict]:
+    """Variables of the system, made where they belong (or read from `config["init"]`), and their shardings."""
+    batch = inputs.abstract_batch(config, mesh)
+
+    def init(key: jax.Array) -> Any:
+        return system.init(key, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch), train=False)
+
+    boxed = jax.eval_shape(init, key)
+    shardings = {name: shd.param_shardings(tree, mesh) for name, tree in boxed.items()}
+    if config.get("init"):
+        loaded = inputs.load_variables(config["init"], shd.unbox(boxed))
+        return jax.tree.map(jax.device_put, loaded, shardings), shardings
+    return jax.jit(lambda key: shd.unbox(init(key)), out_shardings=shardings)(key), shardings
+
+
+def optimizer(stage: Stage, variables: Mapping, shardings: Mapping, mesh: Any) -> tuple[Any, State]:
+    """The stage's optimizer, and where every leaf of its State lives."""
+    trainable, _ = trees.split(jax.eval_shape(lambda v: v, variables)["params"], stage.train, "train")
+    tx = make_optimizer(stage, trainable)
+    abstract = jax.eval_shape(functools.partial(begin, stage, tx), variables, jax.random.key(0))
+    return tx, shd.state_shardings(abstract, shardings["params"], mesh)
+
+
+def describe(name: str, stage: Stage, state: State, start: int) -> None:
+    """Prints what trains and what does not, per top-level module."""
+    if jax.process_index():
+        return
+    trainable, frozen = trees.count_by_module(state.params), trees.count_by_module(state.frozen)
+    print(f"stage {name}: {stage.steps} steps" + (f", going on from step {start}" if start else ""))
+    for module in sorted(set(trainable) | set(frozen)):
+        print(f"  {module:12} {trainable.get(module, 0):>13,} trainable  {frozen.get(module, 0):>13,} frozen")
+
+
+def check_same_run(directory: pathlib.Path, config: Mapping[str, Any]) -> None:
+    """Raises UserError if the directory holds a run of a config that computes something else."""
+    if not (directory / checkpoint.DESCRIPTION).is_file():
+        return
+    before = checkpoint.read_description(directory)["config"]
+    if before is None:
+        raise UserError(f"{directory} holds an imported model, not a run; give another --workdir")
+    old, new = (_flat({k: v for k, v in c.items() if k not in FREE}) for c in (before, config))
+    changed = [
+        f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in sorted(set(old) | set(new)) if old.get(k) != new.get(k)
+    ]
+    changed = [c for c in changed if not c.startswith("data/workers")]
+    if changed:
+        raise UserError(
+            f"{directory.parent} holds a run of another config; it cannot be continued with this one. Give another "
+            "--workdir, or undo: " + "; ".join(changed[:8])
+        )
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, Mapping):
+        return {prefix: tree}
+    return {k: v for name, sub in tree.items() for k, v in _flat(sub, f"{prefix}/{name}" if prefix else name).items()}
+
+
+def log_devices() -> None:
+    """One line on what this process runs on."""
+    logging.info("%s x %d, process %d of %d, started %s", jax.devices()[0].device_kind, jax.device_count(),
+                 jax.process_index(), jax.process_count(), time.strftime("%Y-%m-%d %H:%M"))  # fmt: skip

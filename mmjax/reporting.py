@@ -1,0 +1,74 @@
+"""The report of a training run, from its evaluators and its logs."""
+
+import pathlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+import mmjax
+from mmjax.core import trees
+from mmjax.evals.base import Evaluator, Predictor
+from mmjax.evals.report.contents import ReportData, retrieval_panel
+from mmjax.evals.report.write import write_report
+from mmjax.evals.retrieval import Retrieval
+from mmjax.train.progress import print_table
+from mmjax.train.writers import read_history
+
+
+def write(
+    workdir: pathlib.Path,
+    config: Mapping[str, Any],
+    evaluators: Mapping[str, Evaluator],
+    predictor: Predictor,
+    metrics: Mapping[str, float],
+) -> None:
+    """Writes metrics.json, PNGs and report.html to the work directory and prints the table of metrics.
+
+    Every process takes part in the predictions; process 0 writes.
+    """
+    shown = {name: evaluators[name] for name in config.get("report", ()) if isinstance(evaluators[name], Retrieval)}
+    panels = [retrieval_panel(evaluator, *evaluator.embed(predictor)) for evaluator in shown.values()]
+    if jax.process_index():
+        return
+    baselines: dict[str, dict[str, float]] = {}
+    for evaluator in evaluators.values():
+        for kind, values in evaluator.baselines().items():
+            baselines.setdefault(kind, {}).update(values)
+    history = read_history(workdir / "metrics.jsonl")
+    data = ReportData(
+        title=config.get("title") or f"{config['system']['name']} on {config['data']['train']}",
+        summary=_summary(config, predictor, history),
+        metrics=metrics,
+        baselines=baselines,
+        history=history,
+        panels=panels,
+        settings={"Run": _run(history), "Config": {k: v for k, v in config.items() if k != "title"}},
+    )
+    path = write_report(workdir, data)
+    print_table(metrics)
+    print(f"report: {path}\nmetrics: {path.with_name('metrics.json')}")
+
+
+def _summary(config: Mapping[str, Any], predictor: Predictor, history: list[dict[str, Any]]) -> str:
+    size = config["data"]["batch_size"]
+    steps = max((row["step"] for row in history), default=0)
+    return (
+        f"{trees.count(predictor.variables['params']):,} parameters, {steps:,} steps of {size:,} pairs from "
+        f"{config['data']['train']}."
+    )
+
+
+def _run(history: list[dict[str, Any]]) -> dict[str, Any]:
+    speeds = sorted(row["samples_per_s"] for row in history if "samples_per_s" in row)
+    waits = sorted(row["input_wait"] for row in history if "input_wait" in row)
+    out: dict[str, Any] = {
+        "mmjax": mmjax.__version__,
+        "jax": jax.__version__,
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "finished": time.strftime("%Y-%m-%d %H:%M %Z"),
+    }
+    if speeds:
+        out |= {"samples per second (median)": speeds[len(speeds) // 2], "input wait (median)": waits[len(waits) // 2]}
+    return out
