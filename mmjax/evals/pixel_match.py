@@ -1,7 +1,8 @@
 """The baseline that style transfer has to beat: the nearest picture by its pixels, with nothing learned.
 
-An untrained nearest neighbour finds the same emoji in another style far more often than chance (about one in three),
-so that, and not chance, is what a model's R@1 on an unseen style is compared with.
+An untrained nearest neighbour finds the same emoji in another style far more often than chance: of the packaged ones in
+the held-out style 23 % (chance: 0.05 %). So that, and not chance, is what a model's R@1 on an unseen style is compared
+with.
 """
 
 import numpy as np

@@ -2,6 +2,10 @@ import numpy as np
 import pytest
 
 from mmjax.core.errors import UserError
+from mmjax.data.image import Preprocess
+from mmjax.data.sources import open_source
+from mmjax.evals.base import Tools
+from mmjax.evals.build import build_evaluator
 from mmjax.evals.pixel_match import nearest_pixels, pixel_features
 
 
@@ -26,3 +30,11 @@ def test_finding_oneself_is_no_baseline():
         nearest_pixels(images, images)
     with pytest.raises(UserError, match="0 references"):
         nearest_pixels(images, images[:0])
+
+
+def test_one_emoji_in_four_or_five_is_matched_across_styles():
+    tools = Tools(open_source, Preprocess(size=32), lambda texts: None)
+    spec = {"kind": "retrieval", "data": "emoji:all?style=fluent", "gallery": "emoji:all", "pixel_match": "emoji:all"}
+    baselines = build_evaluator("style", {**spec, "limit": 300}, tools).baselines()
+    assert 0.19 < baselines["pixel match"]["style/image_to_text_R@1"] < 0.30
+    assert baselines["chance"]["style/image_to_text_R@1"] == pytest.approx(1 / 1911)

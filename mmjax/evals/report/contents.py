@@ -49,7 +49,7 @@ class RetrievalPanel:
         rows = np.arange(len(self.similarity))[:, None]
         wrong = self.similarity.copy()
         right = np.full_like(wrong, -np.inf)
-        valid = np.maximum(self.positives, self.positives[:, :1])  # the padding repeats the first answer
+        valid = np.where(self.positives >= 0, self.positives, self.positives[:, :1])  # padding repeats the first answer
         right[rows, valid] = wrong[rows, valid]
         wrong[rows, valid] = -np.inf
         return right.max(axis=1) - wrong.max(axis=1)

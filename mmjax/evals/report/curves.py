@@ -10,8 +10,6 @@ from matplotlib.figure import Figure
 
 from mmjax.evals.report.style import LINE, MUTED, SERIES, look, new_figure
 
-_RECALL = re.compile(r"(?P<group>.+)/(?P<direction>.*)_R@(?P<k>\d+)$|(?P<zeroshot>.+)/top(?P<top>\d+)$")
-
 
 def series(history: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
     """(steps, values) of the rows in which a metric is set."""
@@ -21,13 +19,12 @@ def series(history: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray,
 
 
 def smooth(values: np.ndarray, share: float = 0.04) -> np.ndarray:
-    """Exponential average over about `share` of the curve, corrected for its start."""
-    keep = 1 - 1 / max(1.0, share * len(values))
-    total, weight, out = 0.0, 0.0, np.empty_like(values)
-    for i, value in enumerate(values):
-        total, weight = keep * total + value, keep * weight + 1
-        out[i] = total / weight
-    return out
+    """Average over the neighbours of each point, about `share` of the curve on either side: it does not lag."""
+    reach = max(1, round(share * len(values) / 2))
+    shape = np.exp(-0.5 * (np.arange(-3 * reach, 3 * reach + 1) / reach) ** 2)
+    total = np.convolve(values, shape)[3 * reach : -3 * reach]
+    weight = np.convolve(np.ones_like(values), shape)[3 * reach : -3 * reach]  # less at the ends
+    return total / weight
 
 
 def curves(
@@ -60,15 +57,14 @@ def curves(
 
 
 def _is_first(name: str) -> bool:
-    found = _RECALL.match(name)
-    return bool(found) and (found["k"] or found["top"]) == "1"
+    return re.search(r"(_R@|/top)1$", name) is not None
 
 
 def pretty(name: str) -> str:
-    """`emoji/image_to_text_R@1` -> `emoji: image → text R@1`."""
+    """`new_style/image_to_text_R@1` -> `new style: image → text R@1`."""
     group, _, rest = name.rpartition("/")
     rest = re.sub(r"_(R@\d+|median_rank)$", r" \1", rest).replace("_to_", " → ").replace("_", " ")
-    return f"{group}: {rest}" if group else rest
+    return f"{group.replace('_', ' ')}: {rest}" if group else rest
 
 
 def _losses(axes: Axes, history: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:

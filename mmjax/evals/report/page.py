@@ -18,13 +18,14 @@ h3{font-size:14px;margin:22px 0 6px}
 p{margin:0 0 14px;max-width:76ch}
 .muted{color:var(--muted)}
 .card{background:#fff;border:1px solid var(--line);border-radius:12px;padding:22px 26px;margin-top:22px}
-.tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(215px,1fr));gap:14px;margin-top:26px}
-.tile{background:#fff;border:1px solid var(--line);border-radius:12px;padding:14px 18px}
+.tiles{display:flex;flex-wrap:wrap;gap:14px;margin-top:26px}
+.tile{background:#fff;border:1px solid var(--line);border-radius:12px;padding:14px 18px;flex:1 1 215px}
 .tile b{display:block;font-size:29px;line-height:1.25;letter-spacing:-.02em;font-weight:650}
 .tile span{display:block;color:var(--muted);font-size:13px;line-height:1.4}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
-th{font-size:12px;font-weight:600;color:var(--muted);text-align:right;padding:6px 10px;border-bottom:1px solid var(--line)}
+th{font-size:12px;font-weight:600;color:var(--muted);text-align:right;padding:6px 10px}
+thead{border-bottom:1px solid var(--line)}
 td{padding:6px 10px;text-align:right;border-bottom:1px solid #f0f3f6;white-space:nowrap}
 th:first-child,td:first-child{text-align:left;padding-left:0}
 td.plot{width:230px;padding-right:0}
@@ -128,10 +129,13 @@ def _metrics_card(metrics: Mapping[str, float | int], baselines: Mapping[str, Ma
     head += [f"<th>{_text(label)}</th>" for label in labels] + (["<th>0 … 100&nbsp;%</th>"] if shares else [])
     rows, group = [], None
     width = 3 + len(labels) + shares
-    for name in sorted(names, key=lambda n: list(dict.fromkeys(m.rpartition("/")[0] for m in names)).index(_group(n))):
+    order = list(dict.fromkeys(map(_group, names)))
+    for name in sorted(names, key=lambda n: order.index(_group(n))):
         if _group(name) != group:
             group = _group(name)
-            rows.append(f'<tr class="group"><td colspan="{width}">{_text(group or "run")}</td></tr>')
+            rows.append(
+                f'<tr class="group"><td colspan="{width}">{_text((group or "run").replace("_", " "))}</td></tr>'
+            )
         bounds = _interval(metrics, name)
         cells = [f"<td>{_text(pretty(name.rpartition('/')[2]))}</td>"]
         cells += [f'<td class="value">{_number(name, metrics[name])}</td>']
@@ -148,8 +152,9 @@ def _metrics_card(metrics: Mapping[str, float | int], baselines: Mapping[str, Ma
     )
     note = '<p class="muted key"><i style="background:var(--blue);margin-left:0"></i>value, with its bootstrap interval'
     return (
-        f'<section class="card"><h2>Metrics</h2>{f"{note}{key}</p>" if shares else ""}<div class="scroll"><table><thead>'
-        f"<tr>{''.join(head)}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></section>"
+        f'<section class="card"><h2>Metrics</h2>{f"{note}{key}</p>" if shares else ""}'
+        f'<div class="scroll"><table><thead><tr>{"".join(head)}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div></section>"
     )
 
 
@@ -159,7 +164,10 @@ def _group(name: str) -> str:
 
 def _plot(value: float, bounds: tuple[float, float] | None, baselines: Iterable[float | None]) -> str:
     """Value, interval and baselines on a line from 0 to 1, as inline SVG."""
-    at = lambda share: f"{5 + 210 * min(max(share, 0.0), 1.0):.1f}"  # noqa: E731
+
+    def at(share: float) -> str:
+        return f"{5 + 210 * min(max(share, 0.0), 1.0):.1f}"
+
     marks = ['<line x1="5" x2="215" y1="9" y2="9" stroke="#e3e8ee" stroke-width="2"/>']
     for i, score in enumerate(baselines):
         if score is not None:

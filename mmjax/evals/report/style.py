@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -16,7 +17,7 @@ BLUE, GREEN, ORANGE = "#2f6fde", "#1a8f5a", "#d9622b"
 SERIES = (BLUE, ORANGE, GREEN, "#8a5cd6", "#b8860b", "#c2418a", "#3a9fb5", "#6b7686")
 SCALE = LinearSegmentedColormap.from_list("similarity", ("#ffffff", "#dbe7fb", "#8db3f2", "#2f6fde", "#173f8a"))
 
-_RC = {
+_RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture everywhere
     "font.size": 9.5,
     "text.color": INK,
