@@ -4,6 +4,7 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import UInt8
 
 from mmjax.data.scenes.dice import Dice
 
@@ -11,10 +12,18 @@ Rgb = tuple[float, float, float]
 
 # Centres of the colour words, kept far apart: a background is called what every viewer would call it.
 COLOURS: dict[str, Rgb] = {
-    "white": (250, 250, 250), "gray": (150, 152, 155), "black": (22, 22, 26), "red": (205, 45, 45),
-    "orange": (245, 150, 50), "yellow": (250, 225, 95), "green": (95, 180, 95), "blue": (75, 135, 225),
-    "purple": (145, 90, 190), "pink": (250, 170, 200), "brown": (135, 90, 55),
-}  # fmt: skip
+    "white": (250.0, 250.0, 250.0),
+    "gray": (150.0, 152.0, 155.0),
+    "black": (22.0, 22.0, 26.0),
+    "red": (205.0, 45.0, 45.0),
+    "orange": (245.0, 150.0, 50.0),
+    "yellow": (250.0, 225.0, 95.0),
+    "green": (95.0, 180.0, 95.0),
+    "blue": (75.0, 135.0, 225.0),
+    "purple": (145.0, 90.0, 190.0),
+    "pink": (250.0, 170.0, 200.0),
+    "brown": (135.0, 90.0, 55.0),
+}
 _NEUTRAL = ("white", "gray", "black")
 PATTERNS = ("plain", "gradient", "stripes", "dots", "checks")
 _WEIGHTS = (0.5, 0.2, 0.1, 0.1, 0.1)
@@ -76,7 +85,7 @@ def _clip(value: float) -> float:
     return min(max(value, 0.0), 255.0)
 
 
-def paint(background: Background, size: int) -> np.ndarray:
+def paint(background: Background, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
     """The background at `size` pixels a side, uint8[size, size, 3]."""
     first = np.array(background.first, np.float32)
     if background.pattern == "plain":

@@ -21,6 +21,7 @@ _RIM = 0.01  # kept free at the canvas edge, so that rounding to pixels cuts not
 _GAP = 0.015  # between objects that do not overlap
 _OVERLAP = (0.10, 0.35)  # share of the smaller box, for objects that do
 _TOUCH = 0.03  # opaque overlap, as a share of the smaller box, from which one is said to be in front of the other
+_OVERLAP_CHANCE = 0.4
 _TRIES = 24
 
 
@@ -111,28 +112,37 @@ def build_graph(world: World, bank: SpriteBank, styles: tuple[str, ...], dice: D
     """Draw a scene: the things (`World.compose`), their counts and sizes, places without accidental overlap, some
     overlaps on purpose, depth, and a background that the objects stand out from."""
     things = world.compose(dice, split)
-    counts = _counts(dice, len(things))
+    layout = None
+    while layout is None:  # a crowded draw that leaves no room for the second group is drawn again
+        layout = _lay_out(world, bank, styles, dice, things)
+    placed, groups = layout
+    objects = _with_depth(dice, placed)
+    contacts, brushes = _contacts(bank, objects)
+    colours = [bank.shape(item.style, item.row).colour for item in objects]
+    return Graph(objects, groups, choose_background(dice, colours), contacts, brushes)
+
+
+def _lay_out(
+    world: World, bank: SpriteBank, styles: tuple[str, ...], dice: Dice, things: list[int]
+) -> tuple[list[Object], tuple[Group, ...]] | None:
+    """Counts, sizes and places. A third or fourth group may be left out for want of room; without the first two, which
+    may be the held-out pair, there is no scene: None."""
     placed: list[Object] = []
     groups: list[Group] = []
-    for place, (thing, count) in enumerate(zip(things, counts, strict=True)):
+    for thing, count in zip(things, _counts(dice, len(things)), strict=True):
         size = "big" if dice.chance(_big_chance(len(things), count)) else "small"
         style = dice.choice(styles)
-        onto = dice.below(len(placed)) if placed and dice.chance(0.4) else None
+        onto = dice.below(len(placed)) if placed and dice.chance(_OVERLAP_CHANCE) else None
         members = _place_group(world, bank, dice, placed, thing, style, size, count, onto)
         if not members and size == "big":
             size = "small"
             members = _place_group(world, bank, dice, placed, thing, style, size, count, None)
-        if not members:
-            # Two groups always fit; a crowded scene loses its third or fourth.
-            if place < 2:
-                raise AssertionError("no room for the first two groups")
-            continue
-        groups.append(Group(thing, size, tuple(range(len(placed), len(placed) + len(members)))))
-        placed += members
-    objects = _with_depth(dice, placed)
-    contacts, brushes = _contacts(bank, objects)
-    colours = [bank.shape(item.style, item.row).colour for item in objects]
-    return Graph(objects, tuple(groups), choose_background(dice, colours), contacts, brushes)
+        if members:
+            groups.append(Group(thing, size, tuple(range(len(placed), len(placed) + len(members)))))
+            placed += members
+        elif len(groups) < 2:
+            return None
+    return placed, tuple(groups)
 
 
 def _counts(dice: Dice, groups: int) -> list[int]:

@@ -29,14 +29,18 @@ def spoil(
     another: Callable[[Dice], Sequence[Caption]],
 ) -> tuple[list[Caption], list[str]]:
     """(plans, some of them now false; for each the kind of noise, '' for the untouched). `another(dice)` gives the
-    plans of another scene. The kinds that a caption allows are equally likely."""
+    plans of another scene. Captions without a relation are 'other' or 'swapped' with equal probability; of those with
+    one, two thirds are 'reversed'."""
     spoiled, kinds = [], []
     for place, plan in enumerate(plans):
         if not dice.chance(share):
             spoiled.append(plan)
             kinds.append("")
             continue
-        for kind in dice.shuffled(KINDS):
+        kinds_to_try = dice.shuffled(KINDS)
+        if dice.chance(0.5):  # few captions state a relation: those that do are turned round half of the time or more
+            kinds_to_try.sort(key=lambda kind: kind != "reversed")
+        for kind in kinds_to_try:
             wrong = _wrong(kind, graph, world, plan, place, dice, another)
             if wrong is not None:
                 break

@@ -32,14 +32,16 @@ class Question(NamedTuple):
 
 
 def make_questions(graph: Graph, world: World, dice: Dice) -> list[Question]:
-    """All kinds of question that the scene allows, up to two of a kind, in random order; no text twice."""
+    """All kinds of question that the scene allows, up to two of a kind, in random order; nothing is asked twice."""
     names = world.name_of
     found: list[Question] = []
     for maker in (_exists, _count, _relation, _which, _bigger, _colour, _zone, _total):
         found += maker(graph, world, names, dice)
-    seen: set[str] = set()
-    unique = [q for q in dice.shuffled(found) if not (q.text in seen or seen.add(q.text))]  # type: ignore[func-returns-value]
-    return unique
+    asked: dict[tuple[str, int, str | int, int], Question] = {}
+    for question in dice.shuffled(found):
+        claim = question.claim
+        asked.setdefault((question.kind, claim.a, claim.value, claim.b), question)
+    return list(asked.values())
 
 
 def _exists(graph: Graph, world: World, names: Names, dice: Dice) -> Iterator[Question]:

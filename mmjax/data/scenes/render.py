@@ -1,13 +1,14 @@
 """From graph to pixels, at any size."""
 
 import numpy as np
+from jaxtyping import UInt8
 
 from mmjax.data.scenes.background import paint
 from mmjax.data.scenes.graph import Graph, Object
 from mmjax.data.scenes.sprites import SpriteBank
 
 
-def render(graph: Graph, bank: SpriteBank, size: int) -> np.ndarray:
+def render(graph: Graph, bank: SpriteBank, size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
     """The scene as uint8[size, size, 3]: the background, then the objects from the farthest to the nearest."""
     canvas = paint(graph.background, size)
     for item in sorted(graph.objects, key=_depth):
@@ -19,8 +20,8 @@ def _depth(item: Object) -> int:
     return item.depth
 
 
-def draw(canvas: np.ndarray, item: Object, bank: SpriteBank) -> None:
-    """Composite one object over `canvas`, uint8[Y, X, 3], in place: canvas · (1 − alpha) + premultiplied colour."""
+def draw(canvas: UInt8[np.ndarray, "Y Y 3"], item: Object, bank: SpriteBank) -> None:
+    """Composite one object over a square canvas in place: canvas · (1 − alpha) + premultiplied colour."""
     size = canvas.shape[0]
     pixels = max(1, round(item.side * size))
     colour, clear = bank.scaled(item.style, item.row, pixels, item.flip)

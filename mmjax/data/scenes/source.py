@@ -1,24 +1,25 @@
 """`emoji_scenes`: generated scenes as a data source, and one scene as an object that makes what is asked of it."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
+from jaxtyping import Float32, Int32, UInt8
 
 from mmjax.core.errors import UserError
 from mmjax.data import emoji
 from mmjax.data.choices import choose
 from mmjax.data.example import Example
-from mmjax.data.scenes import captions as _captions
-from mmjax.data.scenes import questions as _questions
-from mmjax.data.scenes import talk as _talk
+from mmjax.data.scenes.captions import Caption, caption_texts, plan_captions, write
 from mmjax.data.scenes.dice import Dice
 from mmjax.data.scenes.graph import Graph, build_graph
 from mmjax.data.scenes.noise import spoil
+from mmjax.data.scenes.questions import Question, make_questions
 from mmjax.data.scenes.render import render
 from mmjax.data.scenes.sprites import SpriteBank
+from mmjax.data.scenes.talk import conversation, referring
 from mmjax.data.scenes.things import WORLDS, open_world, shared_bank
 from mmjax.data.scenes.world import SPLITS, World
 
@@ -33,42 +34,47 @@ class Scene:
     """One scene. Every method is a pure function of the scene: each draws from dice of its own, so that asking for
     one thing never changes another."""
 
-    key: str
+    stream: str  # world/split/seed
     index: int
     graph: Graph
     world: World
     bank: SpriteBank
 
-    def dice(self, stream: str) -> Dice:
-        """The random numbers of this scene for one purpose."""
-        return Dice.keyed(f"{self.key.rpartition('/')[0]} {stream}", self.index)
+    @property
+    def key(self) -> str:
+        """Names the scene among all that there are."""
+        return f"emoji_scenes/{self.stream}/{self.index}"
 
-    def render(self, size: int) -> np.ndarray:
+    def dice(self, purpose: str) -> Dice:
+        """The random numbers of this scene for one purpose."""
+        return Dice.keyed(f"{self.stream} {purpose}", self.index)
+
+    def render(self, size: int) -> UInt8[np.ndarray, "Y X 3"]:
         """The image, uint8[size, size, 3]."""
         return render(self.graph, self.bank, size)
 
-    def plans(self) -> list[_captions.Caption]:
+    def plans(self) -> list[Caption]:
         """The five captions as claims."""
-        return _captions.plan_captions(self.graph, self.dice("captions"))
+        return plan_captions(self.graph, self.dice("captions"))
 
     def captions(self) -> list[str]:
         """Five captions, all true and all different."""
-        return _captions.caption_texts(self.plans(), self.world.name_of)
+        return caption_texts(self.plans(), self.world.name_of)
 
-    def questions(self) -> list[_questions.Question]:
+    def questions(self) -> list[Question]:
         """Questions with answers, every kind that the scene allows."""
-        return _questions.make_questions(self.graph, self.world, self.dice("questions"))
+        return make_questions(self.graph, self.world, self.dice("questions"))
 
     def referring(self) -> list[tuple[str, int]]:
         """(expression, place of the one object that it fits)."""
-        return _talk.referring(self.graph, self.world.name_of, self.dice("referring"))
+        return referring(self.graph, self.world.name_of, self.dice("referring"))
 
     def conversation(self) -> list[tuple[str, str]]:
         """Two to four exchanges, (role, text) in turn."""
         dice = self.dice("conversation")
-        return _talk.conversation(self.graph, self.world.name_of, dice.shuffled(self.questions()), dice)
+        return conversation(self.graph, self.world.name_of, dice.shuffled(self.questions()), dice)
 
-    def boxes(self) -> np.ndarray:
+    def boxes(self) -> Float32[np.ndarray, "N 4"]:
         """What is opaque in each object, float32[N, 4] as x0, y0, x1, y1 in shares of the canvas side."""
         return np.array([item.box for item in self.graph.objects], np.float32)
 
@@ -76,7 +82,7 @@ class Scene:
         """Each object's name, singular and without article."""
         return [self.world.name_of(item.thing).one for item in self.graph.objects]
 
-    def depth(self) -> np.ndarray:
+    def depth(self) -> Int32[np.ndarray, " N"]:
         """Each object's place in the drawing order, int32[N]: 0 is the farthest."""
         return np.array([item.depth for item in self.graph.objects], np.int32)
 
@@ -176,30 +182,27 @@ class Scenes:
             raise IndexError(f"scene {place} of {self.length}")
         stream = f"{self.world_name}/{self.split}/{self.seed}"
         graph = build_graph(self.world, self.bank, self.styles, Dice.keyed(f"{stream} graph", place), self.split)
-        return Scene(f"{stream}/{place}", place, graph, self.world, self.bank)
+        return Scene(stream, place, graph, self.world, self.bank)
 
     def __getitem__(self, index: int) -> SceneExample:
         scene = self.scene(index)
-        example: dict[str, Any] = {"key": f"emoji_scenes/{scene.key}"}
+        example: dict[str, Any] = {"key": scene.key}
         for part in self.parts:
-            example |= getattr(self, f"_{part}")(scene)
+            example |= getattr(self, f"_{part}_part")(scene)
         return cast(SceneExample, example)
 
-    def _image(self, scene: Scene) -> Mapping[str, Any]:
+    def _image_part(self, scene: Scene) -> Mapping[str, Any]:
         return {"image": scene.render(self.size)}
 
-    def _captions(self, scene: Scene) -> Mapping[str, Any]:
+    def _captions_part(self, scene: Scene) -> Mapping[str, Any]:
         plans, names = scene.plans(), self.world.name_of
-        true = _captions.caption_texts(plans, names)
+        true = caption_texts(plans, names)
         if not self.noise:
             return {"texts": true}
         spoiled, kinds = spoil(
             scene.graph, self.world, plans, self.noise, scene.dice("noise"), self._other_plans(scene)
         )
-        texts = [
-            _captions.write(plan, names) if kind else text
-            for text, plan, kind in zip(true, spoiled, kinds, strict=True)
-        ]
+        texts = [write(plan, names) if kind else text for text, plan, kind in zip(true, spoiled, kinds, strict=True)]
         return {
             "texts": texts,
             "texts_true": true,
@@ -207,24 +210,24 @@ class Scenes:
             "noise_kind": kinds,
         }
 
-    def _other_plans(self, scene: Scene):
-        def another(dice: Dice) -> list[_captions.Caption]:
+    def _other_plans(self, scene: Scene) -> Callable[[Dice], list[Caption]]:
+        def another(dice: Dice) -> list[Caption]:
             index = (scene.index + 1 + dice.below(self.length - 1)) % self.length
             return self.scene(index).plans()
 
         return another
 
-    def _graph(self, scene: Scene) -> Mapping[str, Any]:
+    def _graph_part(self, scene: Scene) -> Mapping[str, Any]:
         background = scene.graph.background.colour
         return {"boxes": scene.boxes(), "names": scene.names(), "depth": scene.depth(), "background": background}
 
-    def _questions(self, scene: Scene) -> Mapping[str, Any]:
+    def _questions_part(self, scene: Scene) -> Mapping[str, Any]:
         return {"questions": [(q.text, q.answer, q.kind) for q in scene.questions()]}
 
-    def _referring(self, scene: Scene) -> Mapping[str, Any]:
+    def _referring_part(self, scene: Scene) -> Mapping[str, Any]:
         return {"referring": scene.referring()}
 
-    def _conversation(self, scene: Scene) -> Mapping[str, Any]:
+    def _conversation_part(self, scene: Scene) -> Mapping[str, Any]:
         return {"conversation": scene.conversation()}
 
 

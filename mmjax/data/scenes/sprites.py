@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, UInt8, UInt16
 from PIL import Image
 
 VISIBLE = 32  # an alpha above this counts as the object (of 255); below it is soft shadow or a filter's fringe
@@ -24,7 +25,7 @@ class Shape(NamedTuple):
 class SpriteBank:
     """Sprites by (style, row); `load(style)` gives uint8[N, 64, 64, 4] and is called once, when first needed."""
 
-    def __init__(self, load: Callable[[str], np.ndarray]) -> None:
+    def __init__(self, load: Callable[[str], UInt8[np.ndarray, "N 64 64 4"]]) -> None:
         self._load = load
         self._sheets: dict[str, np.ndarray] = {}
         self._shapes: dict[tuple[str, int], Shape] = {}
@@ -32,7 +33,7 @@ class SpriteBank:
         self._scaled: dict[tuple[str, int, int, bool], tuple[np.ndarray, np.ndarray]] = {}
         self._bytes = 0
 
-    def sheet(self, style: str) -> np.ndarray:
+    def sheet(self, style: str) -> UInt8[np.ndarray, "N 64 64 4"]:
         """All sprites of a style, uint8[N, 64, 64, 4]."""
         if style not in self._sheets:
             self._sheets[style] = self._load(style)
@@ -48,7 +49,7 @@ class SpriteBank:
             found = self._shapes[style, row] = _measure(self.sheet(style)[row])
         return found
 
-    def mask(self, style: str, row: int) -> np.ndarray:
+    def mask(self, style: str, row: int) -> Bool[np.ndarray, "16 16"]:
         """Where the sprite is opaque, bool[16, 16]."""
         found = self._masks.get((style, row))
         if found is None:
@@ -58,7 +59,9 @@ class SpriteBank:
             self._masks[style, row] = found
         return found
 
-    def scaled(self, style: str, row: int, pixels: int, flip: bool) -> tuple[np.ndarray, np.ndarray]:
+    def scaled(
+        self, style: str, row: int, pixels: int, flip: bool
+    ) -> tuple[UInt16[np.ndarray, "{pixels} {pixels} 3"], UInt16[np.ndarray, "{pixels} {pixels} 1"]]:
         """(premultiplied colour uint16[p, p, 3], 255 - alpha uint16[p, p, 1]) at `pixels` a side."""
         key = (style, row, pixels, flip)
         found = self._scaled.get(key)
@@ -81,10 +84,10 @@ def _measure(sprite: np.ndarray) -> Shape:
         raise ValueError("an empty sprite has no shape")
     colour = sprite[opaque][:, :3].mean(axis=0)
     return Shape(
-        columns[0] / side,
-        rows[0] / side,
-        (columns[-1] + 1) / side,
-        (rows[-1] + 1) / side,
+        int(columns[0]) / side,
+        int(rows[0]) / side,
+        int(columns[-1] + 1) / side,
+        int(rows[-1] + 1) / side,
         (float(colour[0]), float(colour[1]), float(colour[2])),
     )
 

@@ -73,6 +73,7 @@ _ANSWERS = ("There {is} {things} on a {colour} background.", "I can see {things}
             "This is a picture of {things} on a {colour} background.")  # fmt: skip
 _LEADS = ("", "", "", "Thanks. ", "I see. ", "And ", "Okay. ")
 _OPENER_SHARE = 0.7
+_TOLD = ("colour", "count", "total", "exists")
 
 
 def conversation(graph: Graph, names: Names, questions: Sequence[Question], dice: Dice) -> list[tuple[str, str]]:
@@ -84,8 +85,8 @@ def conversation(graph: Graph, names: Names, questions: Sequence[Question], dice
     if dice.chance(_OPENER_SHARE):
         opening = dice.choice(_OPENINGS)
         turns += [("user", opening), ("assistant", _describe(graph, names, dice))]
-        # What the description has already told is not asked again.
-        asked = [q for q in asked if q.kind not in ("colour", "count", "total")] or asked
+        # What the description has already told is not asked again, as long as there is something else.
+        asked.sort(key=lambda question: question.kind in _TOLD)
     while asked and len(turns) < 2 * exchanges:
         question = asked.pop(0)
         text = question.text

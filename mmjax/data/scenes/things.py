@@ -35,7 +35,7 @@ EVERYDAY: dict[str, tuple[str, str]] = {
     "automobile": ("car", "cars"), "train": ("train", "trains"), "bicycle": ("bicycle", "bicycles"),
     "tractor": ("tractor", "tractors"), "helicopter": ("helicopter", "helicopters"), "rocket": ("rocket", "rockets"),
     "house": ("house", "houses"), "umbrella": ("umbrella", "umbrellas"), "rainbow": ("rainbow", "rainbows"),
-    "snowman": ("snowman", "snowmen"), "sun": ("sun", "suns"),
+    "robot": ("robot", "robots"), "sun": ("sun", "suns"),
     # things
     "soccer ball": ("soccer ball", "soccer balls"), "teddy bear": ("teddy bear", "teddy bears"),
     "guitar": ("guitar", "guitars"), "trumpet": ("trumpet", "trumpets"), "drum": ("drum", "drums"),
