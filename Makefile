@@ -8,7 +8,8 @@ WORKERS ?= 2
 DEMO ?= runs/demo
 
 BIN := .venv/bin
-# Byte code is compiled on first import: compiling all of every package costs more than the demo imports.
+# Byte code is compiled and kept on first import: compiling every file of every package takes longer than installing it.
+unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
 PYTEST := $(BIN)/python -m pytest
 # Stamps, one for each growing set of packages: .venv/.made, .core, .dev, .parity
