@@ -21,7 +21,7 @@ help:  ## list the targets
 
 demo: .venv/.core  ## train a small CLIP on emoji and report what it learned (resumes when interrupted)
 	$(BIN)/mmjax train --config configs/clip/demo.py --workdir $(DEMO)
-	@echo "Results: $(DEMO)"
+	@echo "Report: $(DEMO)/report.html; numbers: $(DEMO)/metrics.json"
 
 test: .venv/.dev  ## all tests but the slow ones and parity
 	$(PYTEST) -n $(WORKERS) -m "not slow and not parity"

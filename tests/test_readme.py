@@ -2,18 +2,21 @@
 
 import pathlib
 import re
+import shlex
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
 
-from mmjax import systems
+from mmjax import cli, systems
+from mmjax.core import config
 from mmjax.data.tokenizers import open_tokenizer
 from mmjax.train import checkpoint
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+SHELL = re.findall(r"```bash\n(.*?)```", README, re.S)
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.S)
 
 TINY = {
@@ -60,6 +63,17 @@ def test_links_exist(document):
 
 
 def test_commands_name_existing_files():
-    named = set(re.findall(r"\b(?:configs|tests)/[\w/.]+", " ".join(re.findall(r"```bash\n(.*?)```", README, re.S))))
+    named = set(re.findall(r"\b(?:configs|tests)/[\w/.]+", " ".join(SHELL)))
     missing = [name for name in named if not (ROOT / name).exists()]
     assert named and not missing, missing
+
+
+def test_commands_parse():
+    lines = [shlex.split(line, comments=True) for block in SHELL for line in block.splitlines()]
+    commands = [words[1:] for words in lines if words[:1] == ["mmjax"]]
+    assert {words[0] for words in commands} == set(cli.COMMANDS)
+    for words in commands:
+        args, overrides = cli.make_parser(words[0]).parse_known_args(words)
+        assert all(word.startswith("--config.") for word in overrides)
+        if hasattr(args, "config"):
+            config.load(ROOT / args.config, overrides)
