@@ -40,7 +40,7 @@ class ClipRunner:
         self.loaded = surgery.load(folder, models.shapes)
         self.model = systems.build({**self.loaded.system, "dtype": "float32"})
         origin = self.loaded.origin
-        self.eos_id = clip_config.hf_eos_id(origin.config) if origin.layout == "hf" else None
+        self.eos_id = clip_config.eos_id(origin.config, origin.layout)
 
     def __call__(self, task: str, inputs: Arrays, wanted: list[str]) -> Mapping[str, Any]:
         """The outputs among `wanted` that CLIP has.

@@ -86,7 +86,7 @@ def _hf(system: Mapping[str, Any]) -> Table:
 # ------------------------------------------------------------------------------------------------- OpenAI, open_clip
 
 
-def _openai_blocks(published: str, ours: str, index: str) -> tuple[Row, ...]:
+def _openai_blocks(published: str, ours: str, index: str, layer_scale: bool = False) -> tuple[Row, ...]:
     old, new = f"{published}.resblocks.{{{index}}}", f"{ours}/transformer/block_{{{index}}}"
     kernels = tuple(f"{new}/attn/{part}/kernel" for part in "qkv")
     biases = tuple(f"{new}/attn/{part}/bias" for part in "qkv")
@@ -98,6 +98,11 @@ def _openai_blocks(published: str, ours: str, index: str) -> tuple[Row, ...]:
         *_norm(f"{old}.ln_2", f"{new}/norm2"),
         *_linear(f"{old}.mlp.c_fc", f"{new}/mlp/fc1"),
         *_linear(f"{old}.mlp.c_proj", f"{new}/mlp/fc2"),
+        *(
+            (Row(f"{old}.ls_1.gamma", f"{new}/scale1"), Row(f"{old}.ls_2.gamma", f"{new}/scale2"))
+            if layer_scale
+            else ()
+        ),
     )
 
 
@@ -107,7 +112,7 @@ def _vit(img: Mapping[str, Any]) -> tuple[Row, ...]:
         Row("visual.positional_embedding", "img/pos"),
         Row("visual.conv1.weight", "img/patch/kernel", CONV),
         *(_norm("visual.ln_pre", "img/norm_pre") if img.get("norm_pre", True) else ()),
-        *_openai_blocks("visual.transformer", "img", "i"),
+        *_openai_blocks("visual.transformer", "img", "i", img.get("layer_scale") is not None),
         *_norm("visual.ln_post", "img/norm_post"),
         Row("visual.proj", "img_proj/kernel"),
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 from mmjax.core.errors import UserError
 from mmjax.weights.config_checks import HEAD, act, known, mlp, refuse, require, softmax_only, vit_only
-from mmjax.weights.open_clip_config import from_open_clip, to_open_clip
+from mmjax.weights.open_clip_config import from_open_clip, open_clip_eos_id, to_open_clip
 
 _HF_ACTS = {
     "quick_gelu": "quick_gelu",
@@ -33,7 +33,6 @@ _HF_TEXT = {
     "max_position_embeddings": 77,
     "hidden_act": "quick_gelu",
     "layer_norm_eps": 1e-5,
-    "attention_dropout": 0.0,
     "eos_token_id": 49407,
 }
 _HF_VISION = {
@@ -46,7 +45,6 @@ _HF_VISION = {
     "patch_size": 32,
     "hidden_act": "quick_gelu",
     "layer_norm_eps": 1e-5,
-    "attention_dropout": 0.0,
 }
 
 
@@ -88,13 +86,28 @@ def system_from(config: Mapping[str, Any], layout: str, where: str) -> dict[str,
         raise UserError(f"{where}: the key {error} is missing") from error
 
 
+def eos_id(config: Mapping[str, Any], layout: str) -> int | None:
+    """The id whose first position is the end of a text, or None where the first largest id of the text is."""
+    if layout == "hf":
+        eos = _hf_section(config, "text_config", _HF_TEXT)["eos_token_id"]
+        return None if eos == 2 else eos  # the library reads its old default, 2, as "the largest"
+    return open_clip_eos_id(config) if layout == "open_clip" else None
+
+
+def unused(config: Mapping[str, Any], layout: str) -> tuple[str, ...]:
+    """Settings that concern training alone and that a system mapping does not take over, in words."""
+    towers = ("text_config", "vision_config") if layout == "hf" else ()
+    found = {f"{tower}.attention_dropout": _hf_section(config, tower, {}).get("attention_dropout") for tower in towers}
+    return tuple(f"not taken over: {key} = {value}, which only training uses" for key, value in found.items() if value)
+
+
 def config_from(system: Mapping[str, Any], layout: str, **extras: Any) -> dict[str, Any]:
     """The published configuration of a system.
 
     Args:
       system: a mapping with every size spelled out.
       layout: "hf", "openai" or "open_clip".
-      **extras: what a system does not say: `eos_id` (hf), `custom_text` and `one_value` (open_clip).
+      **extras: what a system does not say: `eos_id`, and for open_clip `custom_text` and `one_value`.
 
     Raises:
       UserError: the layout cannot say what the system is; the message lists every reason.
@@ -115,12 +128,6 @@ def _hf_section(config: Mapping[str, Any], name: str, defaults: Mapping[str, Any
     return {**section, **defaults, **legacy} if legacy else section
 
 
-def hf_eos_id(config: Mapping[str, Any]) -> int | None:
-    """The id whose first position is the end of a text, or None where the largest id is (the legacy value 2)."""
-    eos = _hf_section(config, "text_config", _HF_TEXT)["eos_token_id"]
-    return None if eos == 2 else eos
-
-
 def _hf_act(where: str, section: Mapping[str, Any]) -> str:
     require(where, section, {"hidden_act": tuple(_HF_ACTS)})
     return _HF_ACTS[section["hidden_act"]]
@@ -128,8 +135,7 @@ def _hf_act(where: str, section: Mapping[str, Any]) -> str:
 
 def _from_hf(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     txt, img = _hf_section(config, "text_config", _HF_TEXT), _hf_section(config, "vision_config", _HF_VISION)
-    require(f"{where}: text_config", txt, {"attention_dropout": (0,)})
-    require(f"{where}: vision_config", img, {"attention_dropout": (0,), "num_channels": (3,)})
+    require(f"{where}: vision_config", img, {"num_channels": (3,)})
     return {
         "name": "clip",
         "embed_dim": config.get("projection_dim", 512),
@@ -156,7 +162,7 @@ def _from_hf(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     }
 
 
-def _to_hf(system: Mapping[str, Any], *, eos_id: int | None = None, **_: Any) -> dict[str, Any]:
+def _to_hf(system: Mapping[str, Any], *, eos_id: int | None = None) -> dict[str, Any]:
     img, txt = vit_only(system, "hf"), system["txt"]
     softmax_only(system, "hf")
     names = {"gelu_tanh": "gelu_pytorch_tanh"}
@@ -268,8 +274,10 @@ def infer_openai(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
         raise UserError(f"OpenAI's layout: the tensor {error} is missing") from error
 
 
-def _to_openai(system: Mapping[str, Any], **_: Any) -> dict[str, Any]:
+def _to_openai(system: Mapping[str, Any], *, eos_id: int | None = None) -> dict[str, Any]:
     img, txt = system["img"], system["txt"]
+    if eos_id not in (None, txt["vocab"] - 1):
+        refuse("openai", [f"texts end in {eos_id}, and it reads them at their largest id, {txt['vocab'] - 1}"])
     resnet = img.get("kind", "vit") == "resnet"
     if not resnet:
         vit_only(system, "openai")

@@ -39,8 +39,13 @@ def softmax_only(system: Mapping[str, Any], layout: str) -> None:
     refuse(layout, ["it has no place for logit_bias (loss 'sigmoid')"] if system.get("loss") == "sigmoid" else [])
 
 
-def vit_only(system: Mapping[str, Any], layout: str, norm_pre: tuple = (True,)) -> Mapping[str, Any]:
+def vit_only(system: Mapping[str, Any], layout: str, **also: tuple) -> Mapping[str, Any]:
     """The image tower's mapping, if it is CLIP's ViT.
+
+    Args:
+      system: a system mapping.
+      layout: for messages.
+      **also: key -> values that this layout can say, instead of CLIP's one.
 
     Raises:
       UserError: with every setting that the layout cannot say.
@@ -52,10 +57,11 @@ def vit_only(system: Mapping[str, Any], layout: str, norm_pre: tuple = (True,)) 
         "patch_stride": (None, img.get("patch")),
         "cls": (True,),
         "pool": ("cls",),
-        "norm_pre": norm_pre,
+        "norm_pre": (True,),
         "norm_post": ("pooled",),
         "layer_scale": (None,),
         **dict.fromkeys(("q_bias", "k_bias", "v_bias", "out_bias"), (True,)),
+        **also,
     }
     refuse(layout, [f"img.{key} is {img[key]!r}" for key, ok in wanted.items() if key in img and img[key] not in ok])
     return img

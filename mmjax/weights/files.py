@@ -3,7 +3,7 @@
 import json
 import pathlib
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import ml_dtypes  # noqa: F401  (gives numpy the name "bfloat16")
 import numpy as np
@@ -19,6 +19,7 @@ OPEN_CLIP_WEIGHTS = "open_clip_model.safetensors"
 PICKLED = (".pt", ".pth", ".bin")
 
 
+@runtime_checkable
 class Tensors(Protocol):
     """Tensors by name, read one at a time."""
 

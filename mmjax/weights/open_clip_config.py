@@ -13,29 +13,33 @@ _OPEN_CLIP = {
 }  # fmt: skip
 _OPEN_CLIP_VISION = {
     "layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "act_kwargs", "norm_kwargs",
-    "patch_dropout", "no_ln_pre", "final_ln_after_pool", "output_tokens",
+    "patch_dropout", "no_ln_pre", "final_ln_after_pool", "output_tokens", "ls_init_value",
+    # of an attentional pool and of timm models, which are refused by attentional_pool and timm_model_name
+    "attn_pooler_queries", "attn_pooler_heads", "timm_model_pretrained", "timm_pool", "timm_proj", "timm_proj_bias",
+    "timm_drop", "timm_drop_path",
 }  # fmt: skip
 _OPEN_CLIP_TEXT = {
     "context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "act_kwargs", "norm_kwargs",
-    "final_ln_after_pool", "output_tokens", "pad_id", "eos_id", "bos_id", "hf_tokenizer_name", "tokenizer_mode",
-    "tokenizer_kwargs",
+    "final_ln_after_pool", "output_tokens", "pad_id", "eos_id", "hf_tokenizer_name", "tokenizer_mode",
+    "tokenizer_kwargs", "hf_model_pretrained", "hf_proj_type", "hf_pooler_type",
 }  # fmt: skip
 # Keys that may stand in a configuration as long as they say what plain CLIP does.
+_PLAIN_BLOCKS: dict[str, tuple] = {"block_type": (None, "default")} | dict.fromkeys(
+    ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc"), (False,)
+)
 _PLAIN_VISION = {
-    "ls_init_value": (None,),
-    "attentional_pool": (False, None),
-    "attn_pooler_queries": (256,),
-    "attn_pooler_heads": (8,),
+    **_PLAIN_BLOCKS,
+    "attentional_pool": (False,),
     "pos_embed_type": ("learnable",),
-    "pool_type": ("tok",),
+    "pool_type": ("tok", "avg"),
     "timm_model_name": (None,),
-    "input_patchnorm": (False,),
 }
 _PLAIN_TEXT = {
+    **_PLAIN_BLOCKS,
     "ls_init_value": (None,),
     "embed_cls": (False,),
     "no_causal_mask": (False,),
-    "pool_type": ("argmax",),
+    "pool_type": ("argmax", "eos"),
     "proj_type": ("linear",),
     "proj_bias": (False,),
     "hf_model_name": (None,),
@@ -84,8 +88,23 @@ def _open_clip_img(where: str, quick: bool, img: Mapping[str, Any]) -> dict[str,
         "act": _open_clip_act(where, quick, img),
         "eps": _open_clip_eps(where, img),
         **({"norm_pre": False} if img.get("no_ln_pre") else {}),
+        **({"layer_scale": img["ls_init_value"]} if img.get("ls_init_value") is not None else {}),
+        **_open_clip_pool(img),
         **({"patch_drop": img["patch_dropout"]} if img.get("patch_dropout") else {}),
     }
+
+
+def _open_clip_pool(img: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the norm stands changes a mean over patches, and not the class token alone."""
+    if img.get("pool_type", "tok") == "tok":
+        return {}
+    return {"pool": "mean", "norm_post": "pooled" if img.get("final_ln_after_pool") else "all"}
+
+
+def open_clip_eos_id(config: Mapping[str, Any]) -> int | None:
+    """The id whose first position is the end of a text, or None where the largest id is."""
+    txt = config.get("model_cfg", config)["text_cfg"]
+    return txt.get("eos_id", 2) if txt.get("pool_type", "argmax") == "eos" else None
 
 
 def from_open_clip(config: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -135,11 +154,14 @@ def _ratio(section: Mapping[str, Any]) -> float:
     raise UserError(f"no mlp_ratio gives a hidden width of {wanted} from {width}")
 
 
-def to_open_clip(system: Mapping[str, Any], *, custom_text: bool = False, one_value: bool = False, **_: Any) -> dict:
+def to_open_clip(
+    system: Mapping[str, Any], *, eos_id: int | None = None, custom_text: bool = False, one_value: bool = False
+) -> dict[str, Any]:
     """The model's configuration.
 
     Args:
       system: a mapping with every size spelled out.
+      eos_id: the id that ends a text; None: the largest id of the text.
       custom_text: a custom-text model, whose text tower's keys begin with `text.`.
       one_value: the logit scale is stored as `[1]`.
 
@@ -149,7 +171,9 @@ def to_open_clip(system: Mapping[str, Any], *, custom_text: bool = False, one_va
     img, txt = system["img"], system["txt"]
     resnet = img.get("kind", "vit") == "resnet"
     if not resnet:
-        vit_only(system, "open_clip", norm_pre=(True, False))
+        any_scale = (None, img.get("layer_scale"))
+        pools = {"pool": ("cls", "mean"), "norm_post": ("pooled", "all")}
+        vit_only(system, "open_clip", norm_pre=(True, False), layer_scale=any_scale, **pools)
     acts = {"txt.act": act(txt)} | ({} if resnet else {"img.act": act(img)})
     problems = [f"{key} is {act}" for key, act in acts.items() if act not in ("quick_gelu", "gelu", "gelu_tanh")]
     if len({act == "quick_gelu" for act in acts.values()}) > 1:
@@ -174,9 +198,14 @@ def to_open_clip(system: Mapping[str, Any], *, custom_text: bool = False, one_va
     else:
         vision |= {"layers": img["depth"], "patch_size": img["patch"], **details(img)}
         vision |= {"no_ln_pre": True} if not img.get("norm_pre", True) else {}
+        vision |= {"ls_init_value": img["layer_scale"]} if img.get("layer_scale") is not None else {}
+        if img.get("pool", "cls") == "mean":
+            vision |= {"pool_type": "avg", "final_ln_after_pool": img.get("norm_post", "pooled") == "pooled"}
         vision |= {"patch_dropout": img["patch_drop"]} if img.get("patch_drop") else {}
     text = {"context_length": txt["length"], "vocab_size": txt["vocab"], "width": txt["width"]}
     text |= {"heads": txt["heads"], "layers": txt["depth"], **details(txt)}
+    if eos_id not in (None, txt["vocab"] - 1):
+        text |= {"pool_type": "eos", "eos_id": eos_id}
     model = {
         "embed_dim": system["embed_dim"],
         "vision_cfg": vision,

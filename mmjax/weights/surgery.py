@@ -96,7 +96,8 @@ def load(
     system = clip_config.system_from(config, found, where) | _pixels(source)
     origin = _origin(found, config, tensors)
     resized = _resized(system, image_size)
-    grow, note = _position_resize(system, resized, found)
+    grow, notes = _position_resize(system, resized, found)
+    notes += clip_config.unused(config, found)
 
     def finish(path: str, array: np.ndarray) -> Any:
         array = grow(path, array)
@@ -106,7 +107,7 @@ def load(
     origin = origin._replace(
         buffers=account.buffers, dtypes={path: kind for path, kind in account.stored.items() if kind != "float32"}
     )
-    return Loaded(resized, trees.unflatten(flat), dataclasses.replace(account, notes=note), origin)
+    return Loaded(resized, trees.unflatten(flat), dataclasses.replace(account, notes=notes), origin)
 
 
 def _read_config(source: pathlib.Path, tensors: files.Tensors) -> tuple[dict[str, Any], str]:
@@ -202,13 +203,8 @@ def export(
     """
     same = origin is not None and origin.layout == layout
     form = {"custom_text": origin.custom_text, "one_value": origin.one_value} if origin and same else {}
-    if origin is not None and origin.layout == "hf":
-        eos_id = clip_config.hf_eos_id(origin.config)
-    if layout != "hf" and eos_id not in (None, system["txt"]["vocab"] - 1):
-        raise UserError(
-            f"the layout {layout!r} reads a text at its largest id, but texts of this model end in {eos_id} "
-            f"and its ids go up to {system['txt']['vocab'] - 1}"
-        )
+    if origin is not None and (stored := clip_config.eos_id(origin.config, origin.layout)) is not None:
+        eos_id = stored
     config = clip_config.config_from(system, layout, eos_id=eos_id, **form)
     if origin and same and _same_model(origin.config, config, layout):
         config = origin.config

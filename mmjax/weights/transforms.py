@@ -7,7 +7,7 @@ moves values, so it maps gradients as well as weights.
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from mmjax.core.errors import UserError
 Shape = tuple[int, ...]
 
 
+@runtime_checkable
 class Transform(Protocol):
     """An invertible rearrangement between one published tensor and one or several of ours."""
 
