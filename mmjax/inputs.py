@@ -79,13 +79,23 @@ def _system_field(config: Mapping[str, Any], tower: str, field: str) -> Any:
     return value
 
 
-def make_pipeline(config: Mapping[str, Any], overrides: Mapping[str, Any], tokenizer: Tokenizer) -> Pipeline:
-    """This process's share of the training batches; `overrides` are a stage's changes to config["data"]."""
+def data_of(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """config["data"] with a stage's changes.
+
+    Raises:
+      UserError: an unknown key, or no training source.
+    """
     data = {**config["data"], **overrides}
     check_keys("config.data", data, DATA_KEYS)
-    specs = data["train"]
-    if not specs:
+    if not data.get("train"):
         raise UserError("config.data.train is empty: give a source, e.g. --config.data.train=emoji:train")
+    return data
+
+
+def make_pipeline(config: Mapping[str, Any], overrides: Mapping[str, Any], tokenizer: Tokenizer) -> Pipeline:
+    """This process's share of the training batches; `overrides` are a stage's changes to config["data"]."""
+    data = data_of(config, overrides)
+    specs = data["train"]
     weights = dict(specs) if isinstance(specs, Mapping) else None
     return Pipeline(
         {spec: open_source(spec) for spec in ([specs] if isinstance(specs, str) else specs)},

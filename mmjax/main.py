@@ -59,6 +59,8 @@ def train(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
     directory = workdir / "checkpoints"
     check_same_run(directory, config)
     stages = {name: make_stage(name, settings) for name, settings in config["stages"].items()}
+    for stage in stages.values():
+        inputs.data_of(config, stage.data)  # said before anything is built
 
     mesh = shd.make_mesh(config.get("mesh"))
     shd.check_batch_size(config["data"]["batch_size"], mesh)
@@ -144,11 +146,10 @@ def run_stage(
     stop: loop.StopSignals,
 ) -> State:
     """Compiles the step, opens the data where the checkpoint left it, and runs the loop with its hooks."""
-    by_batch, everywhere = shd.batch_sharding(mesh), shd.replicated(mesh)
-    step = jax.jit(step_fn, donate_argnums=0, in_shardings=(placed, by_batch), out_shardings=(placed, everywhere))
+    step = compiled_step(step_fn, placed, mesh)
     rate = learning_rate(stage)
     bar = progress.Progress(stage.steps, start, name)
-    with inputs.open_batches(data, by_batch, data_state) as batches:
+    with inputs.open_batches(data, shd.batch_sharding(mesh), data_state) as batches:
 
         def log(at: int, values: dict[str, float]) -> None:
             logs.write(at, {**values, "lr": float(rate(at - offset - 1)), "epoch": data.epoch(at - offset)})
@@ -167,15 +168,26 @@ def run_stage(
             bar.close()
 
 
-def initial_variables(system: Any, config: Mapping[str, Any], mesh: Any, key: jax.Array) -> tuple[dict, dict]:
-    """Variables of the system, made where they belong (or read from `config["init"]`), and their shardings."""
+def compiled_step(step_fn: Any, placed: State, mesh: Any) -> Any:
+    """The jitted step: the state stays where it is, its memory is reused, batches are split over the batch axes."""
+    by_batch, everywhere = shd.batch_sharding(mesh), shd.replicated(mesh)
+    return jax.jit(step_fn, donate_argnums=0, in_shardings=(placed, by_batch), out_shardings=(placed, everywhere))
+
+
+def abstract_variables(system: Any, config: Mapping[str, Any], mesh: Any) -> tuple[Any, dict, dict]:
+    """(function of a key that makes the variables, their shapes with logical names, their shardings)."""
     batch = inputs.abstract_batch(config, mesh)
 
     def init(key: jax.Array) -> Any:
         return system.init(key, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch), train=False)
 
-    boxed = jax.eval_shape(init, key)
-    shardings = {name: shd.param_shardings(tree, mesh) for name, tree in boxed.items()}
+    boxed = jax.eval_shape(init, jax.random.key(0))
+    return init, boxed, {name: shd.param_shardings(tree, mesh) for name, tree in boxed.items()}
+
+
+def initial_variables(system: Any, config: Mapping[str, Any], mesh: Any, key: jax.Array) -> tuple[dict, dict]:
+    """Variables of the system, made where they belong (or read from `config["init"]`), and their shardings."""
+    init, boxed, shardings = abstract_variables(system, config, mesh)
     if config.get("init"):
         loaded = inputs.load_variables(config["init"], shd.unbox(boxed))
         return jax.tree.map(jax.device_put, loaded, shardings), shardings

@@ -1,8 +1,10 @@
 """Configs: ml_collections files, resolved, checked against a table of known keys, stored as JSON."""
 
 import difflib
+import importlib.util
 import pathlib
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 from absl import flags
@@ -19,7 +21,7 @@ def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> ConfigDict:
     """
     file = pathlib.Path(str(path).partition(":")[0])
     if not file.is_file():
-        near = sorted(str(p) for p in file.parent.glob("*.py"))
+        near = sorted(str(p) for p in file.parent.glob("[!_]*.py"))
         raise UserError(f"config {file} does not exist; " + (f"there are {near}" if near else "give a Python file"))
     values = flags.FlagValues()
     argv = ["mmjax", f"--config={path}", *overrides]
@@ -29,6 +31,26 @@ def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> ConfigDict:
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{' '.join(overrides) or path}: {_text(error)}") from error
     return values.config
+
+
+def sibling(file: str, name: str) -> ModuleType:
+    """The module `name`.py beside a config: configs are loaded from paths, so `import` does not find their neighbours.
+
+    Args:
+      file: the config's `__file__`.
+      name: of the module, without `.py`; with a leading underscore where it is no config itself.
+
+    Raises:
+      UserError: there is no such file.
+    """
+    path = pathlib.Path(file).resolve().with_name(f"{name}.py")
+    if not path.is_file():
+        raise UserError(f"{file} needs {path}, which does not exist")
+    spec = importlib.util.spec_from_file_location(f"mmjax_configs.{path.parent.name}.{name}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _text(error: Exception) -> str:

@@ -9,6 +9,7 @@ from mmjax.core.errors import UserError
 from mmjax.encoders.vit import VisionOutput
 from mmjax.nn.attention import attend
 from mmjax.nn.dense import Dense, constrain, fan_in_normal, normal, partitioned, torch_uniform
+from mmjax.nn.transformer import REMAT
 
 _EPS = 1e-5
 _MOMENTUM = 0.9  # of the running statistics; torch calls it 0.1
@@ -93,6 +94,7 @@ class ModifiedResNet(nn.Module):
       layers: bottlenecks in each of the four stages.
       width: of the stem; stage i has 2^i · width (times 4 at its output).
       features: width E of the output; heads: default 32·width / 64.
+      remat: what a bottleneck keeps for the backward pass: null (everything), "full" (its input) or "dots".
 
     Source: Radford et al. 2021 (CLIP), §2.4; stem: He et al. 2019; anti-aliasing: Zhang 2019.
     """
@@ -102,6 +104,7 @@ class ModifiedResNet(nn.Module):
     width: int
     features: int
     heads: int | None = None
+    remat: str | None = None
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -124,10 +127,13 @@ class ModifiedResNet(nn.Module):
             x = _conv(features, 3, stride, self.dtype, f"conv{i}")(x)
             x = nn.relu(_norm(train, self.dtype, f"bn{i}")(x))
         x = nn.avg_pool(x, (2, 2), (2, 2))
+        policy, block = REMAT[self.remat], Bottleneck
+        if policy is not None:
+            block = nn.remat(Bottleneck, policy=policy, static_argnums=(2,))  # 2: train
         for i, depth in enumerate(self.layers):
             for j in range(depth):
                 stride = 2 if i > 0 and j == 0 else 1
-                x = Bottleneck(self.width * 2**i, stride, self.dtype, name=f"layer{i + 1}_{j}")(x, train)
+                x = block(self.width * 2**i, stride, self.dtype, name=f"layer{i + 1}_{j}")(x, train)
             x = constrain(x, "batch", None, None, None)
         tokens = x.reshape(len(x), -1, channels)  # [B, Y/32 * X/32, 32*width]
         return VisionOutput(tokens, AttentionPool(heads, self.features, self.dtype, name="attnpool")(tokens))

@@ -18,7 +18,8 @@ name "clip":
   bias_init    initial logit_bias of the sigmoid loss, default -10
   mean, std    per-channel normalisation of images in [0, 1], default CLIP's
   dtype        computation: "auto" (default: float32 on CPU, bfloat16 on accelerators), "float32" or "bfloat16"
-  scan, remat  for both towers unless a tower says otherwise: true scans stacked layers; remat is null, "full", "dots"
+  scan         true scans stacked layers (transformers only), for both towers unless a tower says otherwise
+  remat        what a block keeps for the backward pass: null (everything), "full" (its input), "dots"; likewise
 
 img, kind "vit" (the default kind):
   image_size *, patch *, width *, depth *, heads *
@@ -35,7 +36,7 @@ img, kind "vit" (the default kind):
   scan, remat
 
 img, kind "resnet":
-  image_size *, layers * (four counts), width * (of the stem), heads (default 32 * width / 64)
+  image_size *, layers * (four counts), width * (of the stem), heads (default 32 * width / 64), remat
 
 txt:
   vocab *, length *, width *, depth *, heads *
@@ -57,7 +58,7 @@ _SHARED = {"scan", "remat"}
 _VIT = {"kind", "image_size", "patch", "width", "depth", "heads", "mlp_dim", "act", "eps", "patch_bias", "patch_stride",
         "cls", "pool", "norm_pre", "norm_post", "q_bias", "k_bias", "v_bias", "out_bias", "layer_scale", "drop_path",
         "dropout", "patch_drop", *_SHARED}  # fmt: skip
-_RESNET = {"kind", "image_size", "layers", "width", "heads"}
+_RESNET = {"kind", "image_size", "layers", "width", "heads", "remat"}
 _TEXT = {"vocab", "length", "width", "depth", "heads", "mlp_dim", "act", "eps", "dropout", *_SHARED}
 _CHOICES = {"act": tuple(ACTIVATIONS), "remat": tuple(REMAT), "pool": ("cls", "mean", "none"),
             "norm_post": ("pooled", "all", "none")}  # fmt: skip
@@ -137,7 +138,8 @@ def image_tower(where: str, config: Mapping[str, Any], *, features: int, **share
     _check_tower(where, config, _RESNET, ("image_size", "layers", "width"))
     if len(config["layers"]) != 4:
         raise UserError(f"{where}: layers {config['layers']!r} must be four counts, one per stage")
-    options = {**config, "layers": tuple(config["layers"]), "features": features, "dtype": shared["dtype"]}
+    options = {"remat": shared["remat"], **config, "layers": tuple(config["layers"]), "features": features}
+    options["dtype"] = shared["dtype"]
     return ModifiedResNet(**{k: v for k, v in options.items() if k != "kind"})
 
 
