@@ -1,6 +1,5 @@
 """Systems by name: one file each, composed of the parts in nn, encoders and losses."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -12,8 +11,8 @@ BUILDERS = {"clip": clip.build}
 SIZES = {"clip": clip.SIZES}
 
 
-def build(config: Mapping[str, Any]) -> nn.Module:
-    """The system that a plain mapping (or ConfigDict) describes; its keys are listed in systems/base.py.
+def build(config: Any) -> nn.Module:
+    """The system that a mapping (or an ml_collections ConfigDict) describes; its keys are listed in systems/base.py.
 
     Raises:
       UserError: no such system, unknown or missing keys, or values that do not exist.

@@ -8,7 +8,7 @@ from mmjax.core.errors import UserError
 from mmjax.nn.mlp import ACTIVATIONS, Mlp, activation
 from mmjax.nn.norm import LayerNorm, RMSNorm, norm
 
-X = np.array([[1.0, 2.0, 4.0, 9.0], [0.0, -1.0, 1.0, 0.0]], np.float32)
+X = jnp.array([[1.0, 2.0, 4.0, 9.0], [0.0, -1.0, 1.0, 0.0]])
 
 
 def test_layer_norm_by_hand_and_its_epsilon_counts():
@@ -16,14 +16,16 @@ def test_layer_norm_by_hand_and_its_epsilon_counts():
         params = {"params": {"scale": np.array([1.0, 2, 1, 1]), "bias": np.array([0.0, 0, 3, 0])}}
         out = LayerNorm(eps).apply(params, X)
         expected = (X - X.mean(-1, keepdims=True)) / np.sqrt(X.var(-1, keepdims=True) + eps)
-        np.testing.assert_allclose(out, expected * [1, 2, 1, 1] + [0, 0, 3, 0], rtol=1e-5)
+        np.testing.assert_allclose(out, expected * np.array([[1, 2, 1, 1]]) + np.array([[0, 0, 3, 0]]), rtol=1e-5)
     with pytest.raises(TypeError):
         LayerNorm()
 
 
 def test_rms_norm_by_hand():
     out = RMSNorm(0.5).apply({"params": {"scale": np.array([1.0, 2, 1, 1])}}, X)
-    np.testing.assert_allclose(out, X / np.sqrt((X**2).mean(-1, keepdims=True) + 0.5) * [1, 2, 1, 1], rtol=1e-5)
+    np.testing.assert_allclose(
+        out, X / np.sqrt((X**2).mean(-1, keepdims=True) + 0.5) * np.array([[1, 2, 1, 1]]), rtol=1e-5
+    )
     with pytest.raises(UserError, match="layer, rms"):
         norm("batch")
 

@@ -1,0 +1,69 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mmjax.core.errors import UserError
+from mmjax.encoders.text import TextTransformer
+
+NET = TextTransformer(vocab=50, length=8, width=24, depth=2, heads=2)
+IDS = jax.random.randint(jax.random.key(0), (3, 8), 0, 50)
+VALID = jnp.arange(8)[None, :] < jnp.array([8, 5, 3])[:, None]
+APPLY = jax.jit(NET.apply)
+
+
+@pytest.fixture(scope="module")
+def params():
+    made = nn.meta.unbox(jax.jit(NET.init)(jax.random.key(1), IDS, VALID))
+    return jax.tree.map(lambda v: v + 0.1 * jax.random.normal(jax.random.key(v.size), v.shape), made)
+
+
+def test_pooled_is_the_normed_state_of_the_last_valid_token(params):
+    out = APPLY(params, IDS, VALID)
+    assert out.tokens.shape == (3, 8, 24)
+    np.testing.assert_array_equal(out.pooled, out.tokens[jnp.arange(3), jnp.array([7, 4, 2])])
+
+
+def test_no_token_sees_a_later_one(params):
+    base = APPLY(params, IDS, VALID).tokens
+    for t in (1, 4, 7):
+        changed = APPLY(params, IDS.at[:, t].set((IDS[:, t] + 1) % 50), VALID).tokens
+        np.testing.assert_allclose(changed[:, :t], base[:, :t], atol=1e-6)
+        assert np.abs(changed[:, t] - base[:, t]).max() > 1e-3
+
+
+def test_padding_and_its_length_change_nothing(params):
+    base = APPLY(params, IDS, VALID).pooled
+    np.testing.assert_allclose(APPLY(params, jnp.where(VALID, IDS, 49), VALID).pooled, base, atol=1e-6)
+    short = NET.apply(params, IDS[1:, :5], VALID[1:, :5]).pooled
+    np.testing.assert_allclose(short, base[1:], atol=1e-5)
+
+
+def test_the_end_token_is_never_found_by_its_id(params):
+    """The largest id in the middle of a text does not end it."""
+    ids = IDS.at[0].set(jnp.array([3, 49, 4, 5, 6, 7, 8, 9]))
+    out = APPLY(params, ids, VALID)
+    np.testing.assert_array_equal(out.pooled[0], out.tokens[0, 7])
+
+
+def test_initial_scales():
+    wide = TextTransformer(vocab=1000, length=64, width=128, depth=4, heads=2)
+    ids = jnp.zeros((1, 64), jnp.int32)
+    p = nn.meta.unbox(jax.jit(wide.init)(jax.random.key(0), ids, ids == 0))["params"]
+    block = p["transformer"]["block_3"]
+    expected = {
+        "embed": (p["embed"]["embedding"], 0.02),
+        "pos": (p["pos"], 0.01),
+        "q": (block["attn"]["q"]["kernel"], 128**-0.5),
+        "out": (block["attn"]["out"]["kernel"], 128**-0.5 * 8**-0.5),
+        "fc1": (block["mlp"]["fc1"]["kernel"], 256**-0.5),
+        "fc2": (block["mlp"]["fc2"]["kernel"], 128**-0.5 * 8**-0.5),
+    }
+    for name, (array, std) in expected.items():
+        assert np.std(array) == pytest.approx(std, rel=0.05), name
+
+
+def test_too_many_tokens_are_an_error(params):
+    with pytest.raises(UserError, match="texts of 9 tokens, but the text encoder has 8 positions"):
+        NET.apply(params, jnp.zeros((1, 9), jnp.int32), jnp.ones((1, 9), bool))
