@@ -145,13 +145,19 @@ def make_evaluators(config: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str
     return {name: build_evaluator(name, spec, tools) for name, spec in config.get("evals", {}).items()}
 
 
-def load_variables(path: str, abstract: Mapping[str, Any]) -> dict[str, Any]:
+def load_variables(path: str, abstract: Mapping[str, Any], image_size: int) -> dict[str, Any]:
     """Variables of a checkpoint, mmjax's or published, which must be exactly those of the system being trained.
+
+    Args:
+      path: of the checkpoint.
+      abstract: the system's variables, blocks stacked or not.
+      image_size: pixels; positions of a checkpoint for another size are resized.
 
     Raises:
       UserError: nothing readable at `path`, or other names or shapes.
     """
-    loaded, wanted = trees.flatten(models.load(path).variables), trees.flatten(unstack_blocks(abstract))
+    found = models.load(path, image_size=image_size).variables
+    loaded, wanted = trees.flatten(unstack_blocks(found)), trees.flatten(unstack_blocks(abstract))
     missing, unused = sorted(set(wanted) - set(loaded)), sorted(set(loaded) - set(wanted))
     wrong = [f"{k}: {loaded[k].shape} for {wanted[k].shape}" for k in wanted if k in loaded
              and loaded[k].shape != wanted[k].shape]  # fmt: skip

@@ -189,7 +189,7 @@ def initial_variables(system: Any, config: Mapping[str, Any], mesh: Any, key: ja
     """Variables of the system, made where they belong (or read from `config["init"]`), and their shardings."""
     init, boxed, shardings = abstract_variables(system, config, mesh)
     if config.get("init"):
-        loaded = inputs.load_variables(config["init"], shd.unbox(boxed))
+        loaded = inputs.load_variables(config["init"], shd.unbox(boxed), inputs.image_size(config))
         return jax.tree.map(jax.device_put, loaded, shardings), shardings
     return jax.jit(lambda key: shd.unbox(init(key)), out_shardings=shardings)(key), shardings
 

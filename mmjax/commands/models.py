@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from mmjax import systems
 from mmjax.core import trees
+from mmjax.core.errors import UserError
 from mmjax.data.tokenizers import ClipBPE, Tokenizer, load_tokenizer
 from mmjax.systems import base
 from mmjax.train import checkpoint
@@ -79,26 +80,32 @@ def is_mmjax(path: pathlib.Path) -> bool:
     return any((folder / checkpoint.DESCRIPTION).is_file() for folder in (path, path / "checkpoints", path.parent))
 
 
-def load(path: str | pathlib.Path, *, image_size: int | None = None) -> Model:
+def load(path: str | pathlib.Path, *, image_size: int | None = None, step: int | None = None) -> Model:
     """Reads a checkpoint of any layout.
 
     Args:
       path: a folder or, for published weights, a file.
-      image_size: resize the positions of a published checkpoint.
+      image_size: resize the positions for images of this size.
+      step: of an mmjax checkpoint; the last one if None.
 
     Raises:
       UserError: see `weights.surgery.load` and `train.checkpoint.load_model`.
     """
     path = pathlib.Path(path)
     if not is_mmjax(path):
+        if step is not None:
+            raise UserError(f"{path} is no checkpoint of mmjax and has no steps, so step {step} means nothing")
         loaded = surgery.load(path, shapes, image_size=image_size)
         account = loaded.account.summary()
         return Model(loaded.system, loaded.variables, loaded.origin.layout, loaded.origin, None, None, account)
-    system, variables, tokenizer, config = checkpoint.load_model(path)
+    system, variables, tokenizer, config = checkpoint.load_model(path, step)
+    system = spelled_out(system)
+    if image_size is not None:
+        system, variables = surgery.resize_positions(system, variables, image_size)
     stored = (config or {}).get(ORIGIN)
     origin = surgery.Origin(**stored) if stored else None
     account = f"{trees.count(variables['params']):,} parameters of an mmjax checkpoint"
-    return Model(spelled_out(system), variables, "mmjax", origin, tokenizer, config, account)
+    return Model(system, variables, "mmjax", origin, tokenizer, config, account)
 
 
 def save(model: Model, layout: str, directory: pathlib.Path) -> None:
@@ -112,7 +119,7 @@ def save(model: Model, layout: str, directory: pathlib.Path) -> None:
     Raises:
       UserError: the layout cannot hold the model.
     """
-    tokenizer = _tokenizer(model)
+    tokenizer = tokenizer_of(model)
     if layout == "mmjax":
         origin = {ORIGIN: model.origin._asdict()} if model.origin else {}
         config = {**(model.config or {}), **origin}
@@ -128,10 +135,10 @@ def save(model: Model, layout: str, directory: pathlib.Path) -> None:
     )
 
 
-def _tokenizer(model: Model) -> Tokenizer | None:
+def tokenizer_of(model: Model) -> Tokenizer | None:
     """The checkpoint's tokenizer; CLIP's own for a published model of its vocabulary."""
     if model.tokenizer is not None:
-        return load_tokenizer(model.tokenizer)
+        return loadtokenizer_of(model.tokenizer)
     if model.layout == "mmjax" or model.system["txt"]["vocab"] != CLIP_VOCAB:
         return None
     return ClipBPE() if model.layout == "open_clip" else ClipBPE(specials=OPENAI_SPECIALS)

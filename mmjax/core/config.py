@@ -29,7 +29,8 @@ def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> ConfigDict:
     try:
         values(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{' '.join(overrides) or path}: {_text(error)}") from error
+        own = _raised_by_config(error)
+        raise UserError(f"{path}: {own}" if own else f"{' '.join(overrides) or path}: {_text(error)}") from error
     return values.config
 
 
@@ -51,6 +52,15 @@ def sibling(file: str, name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def _raised_by_config(error: BaseException | None) -> UserError | None:
+    """The UserError that a config's own code raised, under what ml_collections and absl made of it."""
+    found = None
+    while error is not None:
+        found = error if isinstance(error, UserError) else found
+        error = error.__cause__ or error.__context__
+    return found
 
 
 def _text(error: Exception) -> str:

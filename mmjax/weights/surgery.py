@@ -143,12 +143,31 @@ def _pixels(source: pathlib.Path) -> dict[str, list[float]]:
 
 
 def _resized(system: dict[str, Any], image_size: int | None) -> dict[str, Any]:
-    if image_size is None:
+    if image_size in (None, system["img"]["image_size"]):
         return system
     step = 32 if system["img"].get("kind") == "resnet" else system["img"]["patch"]
     if image_size < step or image_size % step:
         raise UserError(f"image size {image_size} is not a multiple of {step} pixels, which one position covers")
     return {**system, "img": {**system["img"], "image_size": image_size}}
+
+
+def resize_positions(
+    system: Mapping[str, Any], variables: Mapping[str, Any], image_size: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(system, variables) for images of another size: its positions are resized, bicubic with antialias.
+
+    Args:
+      system: mapping, sizes spelled out.
+      variables: numpy arrays by collection.
+      image_size: pixels, a multiple of what one position covers.
+
+    Raises:
+      UserError: it is no multiple.
+    """
+    resized = _resized(dict(system), image_size)
+    grow, _ = _position_resize(system, resized, "mmjax")
+    flat = trees.flatten(variables)
+    return resized, trees.unflatten({path: grow(path, array) for path, array in flat.items()})
 
 
 def _position_resize(
@@ -202,7 +221,9 @@ def export(
       UserError: the layout cannot hold this system; the message says why.
     """
     same = origin is not None and origin.layout == layout
-    form = {"custom_text": origin.custom_text, "one_value": origin.one_value} if origin and same else {}
+    form = {}
+    if origin is not None and same and layout == "open_clip":  # what only its keys tell
+        form = {"custom_text": origin.custom_text, "one_value": origin.one_value}
     if origin is not None and (stored := clip_config.eos_id(origin.config, origin.layout)) is not None:
         eos_id = stored
     config = clip_config.config_from(system, layout, eos_id=eos_id, **form)
