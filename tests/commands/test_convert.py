@@ -1,0 +1,157 @@
+import argparse
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from mmjax.commands import convert, models
+from mmjax.core import trees
+from mmjax.core.errors import UserError
+from mmjax.core.interpolate import bicubic_resize
+from mmjax.core.stacking import stack_blocks
+from mmjax.weights import files
+
+LAYOUT = {"hf_a": "hf", "open_clip_a": "open_clip", "openai_vit_a": "openai", "openai_rn_a": "openai"}
+
+
+def run(source: pathlib.Path, output: pathlib.Path, layout: str, *more: str) -> pathlib.Path:
+    parser = argparse.ArgumentParser()
+    convert.add_arguments(parser)
+    arguments = ["--input", str(source), "--output", str(output), "--layout", layout, *more]
+    assert convert.run(parser.parse_args(arguments)) == 0
+    return output
+
+
+def same_tensors(one: pathlib.Path, other: pathlib.Path) -> None:
+    a, b = (safetensors.numpy.load_file(folder / files.WEIGHTS) for folder in (one, other))
+    assert a.keys() == b.keys()
+    for key, array in a.items():
+        assert array.dtype == b[key].dtype and array.shape == b[key].shape and array.tobytes() == b[key].tobytes(), key
+
+
+@pytest.mark.parametrize("name", LAYOUT)
+def test_through_an_mmjax_checkpoint_and_back(name: str, golden: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    source = golden / "clip" / name
+    ours = run(source, tmp_path / "ours", "mmjax")
+    back = run(ours, tmp_path / "back", LAYOUT[name])
+    same_tensors(source, back)
+    assert json.loads((back / "config.json").read_text()) == json.loads((source / "config.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("name", "through"),
+    [("openai_vit_a", "hf"), ("openai_vit_a", "open_clip"), ("openai_rn_a", "open_clip"), ("hf_a", "open_clip")],
+)
+def test_through_another_layout_and_back(name: str, through: str, golden: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    source = golden / "clip" / name
+    there = run(source, tmp_path / "there", through)
+    same_tensors(source, run(there, tmp_path / "back", LAYOUT[name]))
+    one, other = models.load(source).system, models.load(there).system
+    assert one == other
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_is_kept(dtype: str, golden: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    source = tmp_path / "half"
+    source.mkdir()
+    tensors = safetensors.numpy.load_file(golden / "clip" / "openai_rn_a" / files.WEIGHTS)
+    half = {key: array.astype(dtype) if array.ndim > 1 else array for key, array in tensors.items()}
+    half["visual.bn1.num_batches_tracked"] = np.array(12_345)
+    files.write_safetensors(source / files.WEIGHTS, half)
+    (source / "config.json").write_text((golden / "clip" / "openai_rn_a" / "config.json").read_text())
+    model = models.load(source)
+    assert {leaf.dtype for leaf in trees.flatten(model.variables).values()} == {np.dtype("float32")}
+    there = run(source, tmp_path / "ours", "mmjax")
+    same_tensors(source, run(there, tmp_path / "back", "openai"))
+    same_tensors(source, run(run(source, tmp_path / "a", "open_clip"), tmp_path / "b", "openai"))
+
+
+SYSTEMS = {
+    "small": {"image_size": 24, "patch": 6, "width": 20, "depth": 1, "heads": 5, "act": "gelu", "mlp_dim": 36},
+    "sigmoid": {"image_size": 16, "patch": 8, "width": 32, "depth": 2, "heads": 2, "norm_pre": False,
+                "act": "gelu_tanh"},
+    "resnet": {"kind": "resnet", "image_size": 32, "layers": [2, 1, 1, 2], "width": 8, "heads": 4},
+    "scaled": {"image_size": 16, "patch": 8, "width": 16, "depth": 2, "heads": 2, "layer_scale": 0.1, "act": "gelu"},
+    "mean": {"image_size": 16, "patch": 4, "width": 16, "depth": 1, "heads": 2, "pool": "mean", "norm_post": "all",
+             "act": "gelu"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_random_models_of_other_sizes(name: str, tmp_path: pathlib.Path) -> None:
+    act = "gelu" if name != "resnet" else "quick_gelu"
+    txt = {"vocab": 61, "length": 7, "width": 12, "depth": 2, "heads": 3, "act": act, "eps": 1e-6, "mlp_dim": 31}
+    system = {"name": "clip", "embed_dim": 10, "img": SYSTEMS[name], "txt": txt}
+    system |= {"loss": "sigmoid"} if name == "sigmoid" else {}
+    rng = np.random.default_rng(0)
+    flat = {path: rng.normal(size=shape).astype(np.float32) for path, shape in models.shapes(system).items()}
+    model = models.Model(system, trees.unflatten(flat), "mmjax", None, None, None, "")
+    models.save(model, "mmjax", tmp_path / "ours")
+    there = run(tmp_path / "ours", tmp_path / "there", "open_clip")
+    loaded = models.load(there)
+    again = trees.flatten(loaded.variables)
+    assert again.keys() == flat.keys() and all(np.array_equal(again[path], flat[path]) for path in flat)
+    assert models.shapes(loaded.system) == models.shapes(system)
+    assert loaded.system["img"].get("norm_pre", True) == SYSTEMS[name].get("norm_pre", True)
+    assert loaded.system["txt"] == txt
+
+
+def test_stacked_blocks_are_unstacked(golden: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    source = golden / "clip" / "hf_a"
+    model = models.load(source)
+    stacked = model._replace(variables=stack_blocks(model.variables), system=model.system | {"scan": True})
+    assert "blocks" in stacked.variables["params"]["img"]["transformer"]
+    models.save(stacked, "hf", tmp_path / "back")
+    same_tensors(source, tmp_path / "back")
+
+
+@pytest.mark.parametrize(("name", "antialias"), [("hf_a", False), ("openai_vit_a", True)])
+def test_another_image_size(name: str, antialias: bool, golden: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    source = golden / "clip" / name
+    resized = run(source, tmp_path / "resized", LAYOUT[name], "--image-size", "48")
+    before, after = models.load(source).variables["params"]["img"]["pos"], models.load(resized)
+    assert after.system["img"]["image_size"] == 48
+    width = before.shape[1]
+    grid = bicubic_resize(before[1:].reshape(4, 4, width), (6, 6), antialias=antialias)
+    expected = np.concatenate([before[:1], np.asarray(grid).reshape(36, width)])
+    np.testing.assert_array_equal(after.variables["params"]["img"]["pos"], expected)
+    with pytest.raises(UserError, match="not a multiple of 8"):
+        models.load(source, image_size=50)
+
+
+def test_old_position_ids_survive(golden: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    source = tmp_path / "old"
+    source.mkdir()
+    tensors = safetensors.numpy.load_file(golden / "clip" / "hf_a" / files.WEIGHTS)
+    tensors["text_model.embeddings.position_ids"] = np.arange(16)[None]
+    tensors["vision_model.embeddings.position_ids"] = np.arange(17)[None]
+    files.write_safetensors(source / files.WEIGHTS, tensors)
+    (source / "config.json").write_text((golden / "clip" / "hf_a" / "config.json").read_text())
+    assert "older versions stored" in models.load(source).account
+    same_tensors(source, run(run(source, tmp_path / "ours", "mmjax"), tmp_path / "back", "hf"))
+
+
+def test_nothing_is_overwritten(golden: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    source, output = golden / "clip" / "hf_a", tmp_path / "out"
+    output.mkdir()
+    (output / "precious.txt").write_text("mine")
+    with pytest.raises(UserError, match="not empty; --force"):
+        run(source, output, "mmjax")
+    assert (output / "precious.txt").read_text() == "mine"
+    with pytest.raises(UserError, match=r"img\.heads"):  # a layout that cannot hold it: the output stays
+        run(source, output, "openai", "--force")
+    assert (output / "precious.txt").exists()
+    run(source, output, "mmjax", "--force")
+    assert not (output / "precious.txt").exists()
+    with pytest.raises(UserError, match="is or holds the input"):
+        run(output, tmp_path, "hf", "--force")
+
+
+def test_no_checkpoint(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        run(tmp_path / "nowhere", tmp_path / "out", "hf")
+    with pytest.raises(UserError, match="holds no weights"):
+        (tmp_path / "empty").mkdir()
+        run(tmp_path / "empty", tmp_path / "out", "hf")
