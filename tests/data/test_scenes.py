@@ -173,7 +173,7 @@ def test_without_noise_nothing_is_marked():
 def test_noise_has_the_asked_share_of_false_captions_and_keeps_the_truth():
     source, clean = scenes.open(noise=0.3, parts="captions"), scenes.open(parts="captions")
     kinds = Counter()
-    for index in range(250):
+    for index in range(160):
         example = source[index]
         assert example["texts_true"] == clean[index]["texts"]
         for text, truth, is_true, kind in zip(
@@ -182,8 +182,8 @@ def test_noise_has_the_asked_share_of_false_captions_and_keeps_the_truth():
             assert (text == truth) == is_true == (kind == "")
             kinds[kind] += 1
     share = 1 - kinds[""] / kinds.total()
-    assert share == pytest.approx(0.3, abs=0.04)  # 1250 captions: three standard deviations
-    assert set(kinds) == {"", *KINDS} and all(kinds[kind] > 30 for kind in KINDS)
+    assert share == pytest.approx(0.3, abs=0.05)  # 800 captions: three standard deviations
+    assert set(kinds) == {"", *KINDS} and all(kinds[kind] > 20 for kind in KINDS)
 
 
 @pytest.mark.parametrize("arg", ["train", "all-train"])

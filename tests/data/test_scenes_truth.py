@@ -202,6 +202,29 @@ def test_words_mean_what_the_viewer_sees():
     assert all(read[key] > 5 for key in axis_sign), read
 
 
+def test_conversations_do_not_ask_twice_and_answer_what_is_true(source):
+    openings = 0
+    for index in range(80):
+        scene = source.scene(index)
+        known = {question.text.lower(): question.reply for question in scene.questions()}
+        turns = scene.conversation()
+        asked = [text for role, text in turns if role == "user"]
+        assert len({text.lower() for text in asked}) == len(asked)
+        for (_, said), (_, reply) in zip(turns[::2], turns[1::2], strict=True):
+            text = re.sub(r"^(Thanks\. |I see\. |Okay\. |And )", "", said).lower()
+            if text not in known:
+                openings += 1
+                assert said == turns[0][1]
+                for name in set(scene.names()):
+                    assert name in reply or EVERYDAY_PLURAL[name] in reply
+            else:
+                assert reply == known[text]
+    assert 40 < openings < 68
+
+
+EVERYDAY_PLURAL = dict(EVERYDAY.values())
+
+
 def test_yes_and_no_are_equally_likely_for_every_kind():
     source = scenes.open()
     answers = Counter()

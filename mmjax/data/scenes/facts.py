@@ -41,6 +41,16 @@ class Claim(NamedTuple):
     value: str | int = ""
     b: int = -1
 
+    @property
+    def topic(self) -> tuple:
+        """Equal for claims that answer each other: a left of b, b right of a, and their opposites."""
+        if self.kind in ("relation", "bigger"):
+            axis = min(str(self.value), OPPOSITE.get(str(self.value), ""))
+            return (self.kind, axis, min(self.a, self.b), max(self.a, self.b))
+        if self.kind == "zone":
+            return (self.kind, self.a)
+        return (self.kind, self.a) if self.a >= 0 else (self.kind,)
+
 
 def holds(graph: Graph, claim: Claim) -> bool | None:
     """True or False where the claim is clear, else None. A claim about a thing that is not there is False."""

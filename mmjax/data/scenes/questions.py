@@ -1,7 +1,7 @@
 """Questions with short answers, and a full-sentence reply to each for conversations.
 
-Yes/no questions decide on the answer first, by a fair coin, and then find a question for it, so that neither answer
-is the better guess. Nothing unclear is asked.
+Yes/no questions decide on the answer first, by a fair coin (of what is there and what is not, one each), and then find
+a question for it, so that neither answer is the better guess. Nothing unclear is asked.
 """
 
 from collections.abc import Iterator
@@ -37,16 +37,14 @@ def make_questions(graph: Graph, world: World, dice: Dice) -> list[Question]:
     found: list[Question] = []
     for maker in (_exists, _count, _relation, _which, _bigger, _colour, _zone, _total):
         found += maker(graph, world, names, dice)
-    asked: dict[tuple[str, int, str | int, int], Question] = {}
+    asked: dict[tuple, Question] = {}
     for question in dice.shuffled(found):
-        claim = question.claim
-        asked.setdefault((question.kind, claim.a, claim.value, claim.b), question)
+        asked.setdefault((question.kind, question.claim.topic), question)
     return list(asked.values())
 
 
 def _exists(graph: Graph, world: World, names: Names, dice: Dice) -> Iterator[Question]:
-    for _ in range(2):
-        truth = dice.chance(0.5)
+    for truth in (True, False):
         group = dice.choice(graph.groups)
         thing = group.thing if truth else world.stranger(dice, [g.thing for g in graph.groups])
         name = names(thing)

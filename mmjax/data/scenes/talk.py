@@ -73,7 +73,6 @@ _ANSWERS = ("There {is} {things} on a {colour} background.", "I can see {things}
             "This is a picture of {things} on a {colour} background.")  # fmt: skip
 _LEADS = ("", "", "", "Thanks. ", "I see. ", "And ", "Okay. ")
 _OPENER_SHARE = 0.7
-_TOLD = ("colour", "count", "total", "exists")
 
 
 def conversation(graph: Graph, names: Names, questions: Sequence[Question], dice: Dice) -> list[tuple[str, str]]:
@@ -86,9 +85,14 @@ def conversation(graph: Graph, names: Names, questions: Sequence[Question], dice
         opening = dice.choice(_OPENINGS)
         turns += [("user", opening), ("assistant", _describe(graph, names, dice))]
         # What the description has already told is not asked again, as long as there is something else.
-        asked.sort(key=lambda question: question.kind in _TOLD)
+        told = ("count", "total", "colour") if "background" in turns[-1][1] else ("count", "total")
+        asked.sort(key=lambda question: question.claim.kind in told)
+    topics = set()
     while asked and len(turns) < 2 * exchanges:
         question = asked.pop(0)
+        if question.claim.topic in topics:
+            continue
+        topics.add(question.claim.topic)
         text = question.text
         if turns:
             lead = dice.choice(_LEADS)
