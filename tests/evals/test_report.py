@@ -93,23 +93,24 @@ def test_the_files(report):
     out, _, _ = report
     names = sorted(path.name for path in out.iterdir())
     drawn = [f"unseen_style_{which}.png" for which in ("best", "random", "similarity", "worst")]
-    assert names == sorted(["curves.png", "metrics.json", "report.html", *drawn])
+    assert names == sorted(["curves.png", "metrics.json", "report.html", "report.json", *drawn])
     for name in names:
         if name.endswith(".png"):
             with Image.open(out / name) as image:
                 assert min(image.size) > 300
                 assert len(image.convert("RGB").getcolors(1 << 24)) > 50  # something is drawn
     numbers = json.loads((out / "metrics.json").read_text(), parse_constant=pytest.fail)
-    assert numbers["metrics"]["e/image_to_text_R@1_lo"] == 0.25
-    assert numbers["metrics"]["bad"] is None
-    assert numbers["baselines"]["chance"] == {"e/image_to_text_R@1": 1 / 3}
-    assert numbers["settings"]["Model"] == {"img.width": "8", "img.heads": "1, 2"}
+    assert numbers["e/image_to_text_R@1_lo"] == 0.25
+    assert numbers["bad"] is None
+    beside = json.loads((out / "report.json").read_text())
+    assert beside["baselines"]["chance"] == {"e/image_to_text_R@1": 1 / 3}
+    assert beside["settings"]["Model"] == {"img.width": "8", "img.heads": "1, 2"}
 
 
 def test_a_report_of_metrics_alone(tmp_path):
     path = write_report(tmp_path, ReportData("t", {"loss": 1.5}))
     assert "1.5" in path.read_text()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.json", "report.html"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.json", "report.html", "report.json"]
 
 
 def test_ranks_margins_and_the_choice_of_queries():

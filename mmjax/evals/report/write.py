@@ -24,19 +24,20 @@ _DRAWS = {
 
 
 def write_report(out_dir: str | os.PathLike, data: ReportData) -> Path:
-    """Writes `metrics.json`, `*.png` and `report.html` to a directory; returns the path of report.html.
+    """Writes `metrics.json`, `report.json`, `*.png` and `report.html` to a directory; returns the path of report.html.
 
-    report.html holds its pictures and styles and asks nothing of the network.
+    metrics.json maps names to numbers, for scripts; report.json holds what is printed beside them. report.html holds
+    its pictures and styles and asks nothing of the network.
     """
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
-    numbers = {
+    beside = {
         "title": data.title,
-        "metrics": _plain(data.metrics),
         "baselines": _plain(data.baselines),
         "settings": {name: flatten(values) for name, values in data.settings.items()},
     }
-    (out / "metrics.json").write_text(json.dumps(numbers, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    for name, values in (("metrics.json", _plain(data.metrics)), ("report.json", beside)):
+        (out / name).write_text(json.dumps(values, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     pictures = _pictures(data)
     for picture in pictures:
         (out / picture.file).write_bytes(picture.png)
