@@ -60,6 +60,13 @@ def make_tokenizer(config: Mapping[str, Any], saved: pathlib.Path) -> Tokenizer:
     return SentencePiece.train(lines, config["vocab_size"], **options)
 
 
+def check_vocabulary(config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
+    """Raises UserError if the tokenizer has ids that the system's embedding lacks: they would read other rows."""
+    vocab = int(_system_field(config, "txt", "vocab"))
+    if tokenizer.vocab_size > vocab:
+        raise UserError(f"config.system.txt.vocab = {vocab}, but the tokenizer has {tokenizer.vocab_size} ids")
+
+
 def text_length(config: Mapping[str, Any]) -> int:
     """Tokens per text: the system's."""
     return int(_system_field(config, "txt", "length"))

@@ -1,6 +1,8 @@
 """Training, from config to report: config -> mesh -> tokenizer -> system -> stages -> loop -> evaluators -> report."""
 
 import functools
+import json
+import math
 import pathlib
 import time
 from collections.abc import Mapping
@@ -16,7 +18,6 @@ from mmjax.core import rng as rngs
 from mmjax.core import sharding as shd
 from mmjax.core import trees
 from mmjax.core.errors import UserError
-from mmjax.evals.base import Predictor
 from mmjax.train import checkpoint, loop, progress, writers
 from mmjax.train.optim import learning_rate, make_optimizer
 from mmjax.train.stage import Stage, make_stage
@@ -41,6 +42,8 @@ KEYS = {
 }
 # What may differ between a run and its continuation: it changes no number that training computes.
 FREE = ("title", "mesh", "every", "keep", "writers", "report", "evals", "init")
+FREE_DATA = ("workers", "read_ahead")
+REQUIRED = ("seed", "system", "tokenizer", "data", "stages")
 
 
 def train(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
@@ -54,51 +57,52 @@ def train(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
       loop.Interrupted: SIGTERM or SIGINT; everything is saved.
     """
     config = configs.plain(config)
-    configs.check_keys("config", config, KEYS)
+    check_config(config)
     workdir = pathlib.Path(workdir).absolute()
     directory = workdir / "checkpoints"
     check_same_run(directory, config)
     stages = {name: make_stage(name, settings) for name, settings in config["stages"].items()}
-    for stage in stages.values():
-        inputs.data_of(config, stage.data)  # said before anything is built
+    total = sum(stage.steps for stage in stages.values())
+    metrics = finished(workdir, config, total)
+    if metrics is not None:
+        return metrics
 
     mesh = shd.make_mesh(config.get("mesh"))
-    shd.check_batch_size(config["data"]["batch_size"], mesh)
+    for stage in stages.values():  # said before anything is built
+        shd.check_batch_size(inputs.data_of(config, stage.data)["batch_size"], mesh)
     tokenizer = inputs.make_tokenizer(config["tokenizer"], directory / "tokenizer")
+    inputs.check_vocabulary(config, tokenizer)
     system = systems.build(config["system"])
     evaluators = inputs.make_evaluators(config, tokenizer)
+    pipelines = {name: inputs.make_pipeline(config, stage.data, tokenizer) for name, stage in stages.items()}
+    every = loop.Every(**config.get("every", {}))
 
     with shd.use_mesh(mesh), loop.StopSignals() as stop:
         description = {"system": config["system"], "config": config}
         saver = checkpoint.Checkpointer(directory, keep=config.get("keep", 2), description=description)
-        if jax.process_index() == 0:
-            tokenizer.save(directory / "tokenizer")
+        if jax.process_index() == 0 and not (directory / "tokenizer").is_dir():
+            checkpoint.save_tokenizer(directory, tokenizer)
         resumed = saver.latest()
         meta = {} if resumed is None else saver.meta(resumed)
         logs = writers.MetricWriter(workdir, config.get("writers", ("jsonl", "csv")), resume_step=resumed)
+        evaluation = reporting.Evaluation(workdir, system, mesh, evaluators, logs, resumed, total)
         key = jax.random.key(config["seed"])
-        variables, shardings = initial_variables(system, config, mesh, rngs.stream(key, "params"))
-        predictor: Predictor | None = None
-        metrics: dict[str, float] = {}
+        if resumed is None:
+            variables, shardings = initial_variables(system, config, mesh, rngs.stream(key, "params"))
+        else:  # they are in the checkpoint: shapes are enough
+            _, boxed, shardings = abstract_variables(system, config, mesh)
+            variables = shd.unbox(boxed)
+        # Patterns that match nothing are found now, not when their stage begins.
+        plans = {name: optimizer(stage, variables, shardings, mesh) for name, stage in stages.items()}
         offset, reached = 0, resumed is None
-
-        def evaluate(step: int, variables: Mapping[str, Any]) -> None:
-            nonlocal predictor
-            predictor = predictor.replace(variables) if predictor else Predictor(system, variables, mesh=mesh)
-            metrics.clear()
-            for evaluator in evaluators.values():
-                metrics.update(evaluator.run(predictor))
-            logs.write(step, metrics)
-
         try:
             for name, stage in stages.items():
                 if not reached and meta["stage"] != name:
                     offset += stage.steps
                     continue
-                tx, placed = optimizer(stage, variables, shardings, mesh)
+                tx, placed = plans[name]
                 first = jax.jit(functools.partial(begin, stage, tx), out_shardings=placed)
-                state_rng = rngs.stream(key, name)
-                data = inputs.make_pipeline(config, stage.data, tokenizer)
+                state_rng = rngs.stream(key, f"stages/{name}")
                 start, saved = 0, None
                 if reached:
                     state = first(variables, state_rng)
@@ -106,25 +110,21 @@ def train(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
                     assert resumed is not None
                     state = saver.restore(resumed, jax.eval_shape(first, variables, state_rng), placed)
                     start, saved, reached = resumed - offset, meta["data"], True
-                del variables
+                variables = {}  # the state has them now
                 describe(name, stage, state, start)
                 state = run_stage(
                     name, stage, state, placed,
-                    step_fn=functools.partial(train_step, system, tx, stage), data=data, data_state=saved, start=start,
-                    offset=offset, mesh=mesh, every=loop.Every(**config.get("every", {})), logs=logs, saver=saver,
-                    evaluate=evaluate, stop=stop,
+                    step_fn=functools.partial(train_step, system, tx, stage), data=pipelines[name], data_state=saved,
+                    start=start, offset=offset, mesh=mesh, every=every, logs=logs, saver=saver, evaluate=evaluation,
+                    stop=stop,
                 )  # fmt: skip
                 variables = state.variables()
-                seen = state.variables(stage.evaluate)
                 offset += stage.steps
-            if not metrics:  # resumed after the end: the evaluation was lost with the process
-                evaluate(offset, seen)
-            assert predictor is not None
-            reporting.write(workdir, config, evaluators, predictor, metrics)
+            reporting.write(workdir, config, evaluators, evaluation.predictor, evaluation.metrics)
         finally:
             saver.close()
             logs.close()
-    return metrics
+    return evaluation.metrics
 
 
 def run_stage(
@@ -212,23 +212,63 @@ def describe(name: str, stage: Stage, state: State, start: int) -> None:
         print(f"  {module:12} {trainable.get(module, 0):>13,} trainable  {frozen.get(module, 0):>13,} frozen")
 
 
+def check_config(config: Mapping[str, Any]) -> None:
+    """Raises UserError for keys that do not exist or are missing, and for names that refer to nothing."""
+    configs.check_keys("config", config, KEYS)
+    missing = [key for key in REQUIRED if not config.get(key) and config.get(key) != 0]
+    if missing:
+        raise UserError(f"config.{missing[0]} is missing or empty: {KEYS[missing[0]]}")
+    configs.check_keys("config.every", config.get("every", {}), ("log", "save", "evaluate"))
+    unknown = sorted(set(config.get("report", ())) - set(config.get("evals", {})))
+    if unknown:
+        raise UserError(
+            f"config.report names {unknown}, which config.evals lacks; it has {list(config.get('evals', {}))}"
+        )
+    if config.get("keep", 2) < 1:
+        raise UserError(f"config.keep = {config['keep']}; valid: at least 1 checkpoint")
+
+
 def check_same_run(directory: pathlib.Path, config: Mapping[str, Any]) -> None:
     """Raises UserError if the directory holds a run of a config that computes something else."""
     if not (directory / checkpoint.DESCRIPTION).is_file():
         return
     before = checkpoint.read_description(directory)["config"]
-    if before is None:
+    if before is None or "stages" not in before:
         raise UserError(f"{directory} holds an imported model, not a run; give another --workdir")
-    old, new = (_flat({k: v for k, v in c.items() if k not in FREE}) for c in (before, config))
+    old, new = _computing(before), _computing(config)
     changed = [
-        f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in sorted(set(old) | set(new)) if old.get(k) != new.get(k)
+        f"config.{k.replace('/', '.')}: {old.get(k)!r} -> {new.get(k)!r}"
+        for k in sorted(set(old) | set(new))
+        if old.get(k) != new.get(k)
     ]
-    changed = [c for c in changed if not c.startswith("data/workers")]
     if changed:
+        more = f"; and {len(changed) - 8} more" if len(changed) > 8 else ""
         raise UserError(
             f"{directory.parent} holds a run of another config; it cannot be continued with this one. Give another "
-            "--workdir, or undo: " + "; ".join(changed[:8])
+            f"--workdir, or undo: {'; '.join(changed[:8])}{more}"
         )
+
+
+def _computing(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a config decides the numbers that training computes, flat."""
+    flat = _flat({k: v for k, v in config.items() if k not in FREE})
+    return {k: v for k, v in flat.items() if k.split("/")[-2:] not in (["data", free] for free in FREE_DATA)}
+
+
+def finished(workdir: pathlib.Path, config: Mapping[str, Any], total: int) -> dict[str, float] | None:
+    """The metrics of a run of exactly this config that has ended, with its report written; None for any other."""
+    directory, numbers, report = workdir / "checkpoints", workdir / "metrics.json", workdir / "report.html"
+    if jax.process_count() > 1 or not (directory / checkpoint.DESCRIPTION).is_file():  # others' writes may be seen late
+        return None
+    done = checkpoint.steps(directory)[-1:] == [total] and numbers.is_file() and report.is_file()
+    if not done or checkpoint.read_description(directory)["config"] != config:
+        for path in (numbers, report):  # of another set of evaluators, perhaps: only both together tell of an end
+            path.unlink(missing_ok=True)
+        return None
+    metrics = {k: math.nan if v is None else v for k, v in json.loads(numbers.read_text()).items()}
+    print(f"{workdir} holds this run, finished at step {total}")
+    progress.print_table(metrics)
+    return metrics
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

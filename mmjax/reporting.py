@@ -14,7 +14,47 @@ from mmjax.evals.report.contents import ReportData, retrieval_panel
 from mmjax.evals.report.write import write_report
 from mmjax.evals.retrieval import Retrieval
 from mmjax.train.progress import print_table
-from mmjax.train.writers import read_history
+from mmjax.train.writers import MetricWriter, read_history
+
+
+class Evaluation:
+    """Runs a run's evaluators, logs what they find and keeps the latest.
+
+    Attributes:
+      metrics: of the latest evaluation.
+      predictor: with the weights of the latest evaluation, which training may overwrite after it.
+
+    Args:
+      resumed: the step that the run goes on from. If metrics.jsonl holds its evaluation, that is not logged twice, and
+        only made again at the last step, for the report.
+      total: the last step.
+    """
+
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        system: Any,
+        mesh: Any,
+        evaluators: Mapping[str, Evaluator],
+        logs: MetricWriter,
+        resumed: int | None,
+        total: int,
+    ) -> None:
+        self.metrics: dict[str, float] = {}
+        self.predictor = Predictor(system, {}, mesh=mesh)
+        self._evaluators, self._logs, self._total = evaluators.values(), logs, total
+        rows = read_history(workdir / "metrics.jsonl") if resumed is not None else []
+        names = [name for row in rows if row["step"] == resumed for name in row]
+        logged = all(any(name.startswith(f"{e.name}/") for name in names) for e in self._evaluators)
+        self._logged = resumed if logged else None
+
+    def __call__(self, step: int, variables: Mapping[str, Any]) -> None:
+        if step == self._logged != self._total:
+            return
+        self.predictor = self.predictor.replace(variables)
+        self.metrics = {name: value for e in self._evaluators for name, value in e.run(self.predictor)}
+        if self.metrics and step != self._logged:
+            self._logs.write(step, self.metrics)
 
 
 def write(
@@ -28,8 +68,8 @@ def write(
 
     Every process takes part in the predictions; process 0 writes.
     """
-    shown = {name: evaluators[name] for name in config.get("report", ()) if isinstance(evaluators[name], Retrieval)}
-    panels = [retrieval_panel(evaluator, *evaluator.embed(predictor)) for evaluator in shown.values()]
+    shown = [evaluators[name] for name in config.get("report", ())]
+    panels = [retrieval_panel(each, *each.embed(predictor)) for each in shown if isinstance(each, Retrieval)]
     if jax.process_index():
         return
     baselines: dict[str, dict[str, float]] = {}

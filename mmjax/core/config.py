@@ -3,6 +3,7 @@
 import difflib
 import importlib.util
 import pathlib
+import traceback
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
@@ -17,21 +18,59 @@ def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> ConfigDict:
     """Loads `FILE.py[:ARGUMENT]` through ml_collections and applies `--config.a.b=value` arguments.
 
     Raises:
-      UserError: no such file; an override of a field that does not exist (with the nearest one) or of another type.
+      UserError: no such file, or an error in it; an override of a field that does not exist (with the nearest one) or
+        of another type.
     """
     file = pathlib.Path(str(path).partition(":")[0])
     if not file.is_file():
         near = sorted(str(p) for p in file.parent.glob("[!_]*.py"))
         raise UserError(f"config {file} does not exist; " + (f"there are {near}" if near else "give a Python file"))
-    values = flags.FlagValues()
-    argv = ["mmjax", f"--config={path}", *overrides]
+    values, argv = flags.FlagValues(), ["mmjax", f"--config={path}"]
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     try:
         values(argv)
+        config = values.config
+        items = dict(config)
+    except Exception as error:
+        raise UserError(f"config {path}: {_cause(error, file)}") from error
+    for override in overrides:
+        check_override(override, items)
+    values, argv = flags.FlagValues(), ["mmjax", *overrides]
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
+    try:
+        values(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        own = _raised_by_config(error)
-        raise UserError(f"{path}: {own}" if own else f"{' '.join(overrides) or path}: {_text(error)}") from error
+        raise UserError(str(error).removeprefix("flag ")) from error
     return values.config
+
+
+def _cause(error: BaseException, file: pathlib.Path) -> str:
+    """What went wrong in a config file, and in which line: ml_collections wraps it with the traceback as its text."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if pathlib.Path(f.filename).name == file.name]
+    line = f" (line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{line}"
+
+
+def check_override(override: str, config: Mapping[str, Any]) -> None:
+    """Raises UserError for a `--config.a.b=value` whose field the config lacks; the message lists what there is."""
+    path, equals, _ = override.removeprefix("--").partition("=")
+    if not equals:
+        raise UserError(f"{override} needs a value: {override}=…")
+    where, node = "config", config
+    for name in path.split(".")[1:]:
+        field, index, _ = name.partition("[")
+        if not isinstance(node, ConfigDict | Mapping):
+            raise UserError(f"{where} is {node!r}: it has no field {field!r} to set")
+        if field not in node:
+            near = difflib.get_close_matches(field, list(node), 1)
+            hint = f'; did you mean "{near[0]}"?' if near else ""
+            fields = ", ".join(sorted(node)) or "no field"
+            raise UserError(f"{where}.{field} does not exist{hint} ({where} has: {fields})")
+        if index:  # an item of a list: ml_collections reads the rest
+            return
+        where, node = f"{where}.{field}", node[field]
 
 
 def sibling(file: str, name: str) -> ModuleType:
@@ -52,19 +91,6 @@ def sibling(file: str, name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def _raised_by_config(error: BaseException | None) -> UserError | None:
-    """The UserError that a config's own code raised, under what ml_collections and absl made of it."""
-    found = None
-    while error is not None:
-        found = error if isinstance(error, UserError) else found
-        error = error.__cause__ or error.__context__
-    return found
-
-
-def _text(error: Exception) -> str:
-    return str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
 
 
 def plain(config: Any) -> Any:

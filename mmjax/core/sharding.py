@@ -32,7 +32,7 @@ RULES: tuple[tuple[str, Any], ...] = (
 
 
 def make_mesh(shape: Mapping[str, int] | None = None, devices: Any = None) -> Mesh:
-    """A mesh from sizes per axis, e.g. `{"data": -1, "fsdp": 4}`; one axis may be -1 (what is left), others default to 1.
+    """A mesh from sizes per axis, e.g. `{"data": -1, "fsdp": 4}`: -1 is what is left, and axes not named have size 1.
 
     Axes are Auto: under jax.make_mesh's Explicit default, Linen's Embed and tensor-parallel Dense raise.
 
@@ -69,6 +69,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """A whole copy on every device."""
     return NamedSharding(mesh, P())
 
 
@@ -95,7 +96,7 @@ def _fit(spec: P, shape: tuple[int, ...], mesh: Mesh) -> P:
 def unbox(boxed: Any) -> Any:
     """Parameters without their logical names; unlike flax's own unbox it takes abstract ones under a mesh."""
     is_box = lambda x: isinstance(x, nn.meta.AxisMetadata)  # noqa: E731
-    return jax.tree.map(lambda x: x.value if is_box(x) else x, boxed, is_leaf=is_box)  # type: ignore[attr-defined]
+    return jax.tree.map(lambda x: x.value if is_box(x) else x, boxed, is_leaf=is_box)
 
 
 def param_shardings(boxed: Any, mesh: Mesh) -> Any:
@@ -110,7 +111,8 @@ def param_shardings(boxed: Any, mesh: Mesh) -> Any:
         used = {axis for axis in (spec or ()) if isinstance(axis, str)}
         if not used <= known:
             raise UserError(
-                f"parameter {trees.path_name(path)}: logical axis {sorted(used - known)} has no rule; known: {sorted(known)}"
+                f"parameter {trees.path_name(path)}: logical axis {sorted(used - known)} has no rule; "
+                f"known: {sorted(known)}"
             )
     shardings = nn.logical_to_mesh_sharding(specs, mesh, list(RULES))
     return jax.tree.map(
@@ -135,10 +137,9 @@ def state_shardings(abstract_state: Any, shardings: Mapping, mesh: Mesh) -> Any:
     def pick(path: tuple, leaf: Any) -> NamedSharding:
         parts = trees.path_name(path).split("/")
         # The longest suffix wins: "opt/0/mu/txt/pos" is txt/pos, never pos.
-        for start in range(len(parts)):
-            sharding = known.get("/".join(parts[start:]))
-            if sharding is not None and leaf.ndim == len(sharding.spec):
-                return sharding
-        return replicated(mesh)
+        suffixes = ("/".join(parts[start:]) for start in range(len(parts)))
+        sharding = next((known[suffix] for suffix in suffixes if suffix in known), None)
+        # An optimizer may keep less than an array per parameter (a factored moment, a scalar).
+        return sharding if sharding is not None and len(sharding.spec) <= leaf.ndim else replicated(mesh)
 
     return jax.tree_util.tree_map_with_path(pick, abstract_state)

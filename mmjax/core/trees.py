@@ -30,7 +30,12 @@ def matches(path: str, patterns: Iterable[str]) -> bool:
 
 def check_patterns(paths: Iterable[str], patterns: Iterable[str], what: str = "pattern") -> None:
     """Raises UserError for a pattern that matches none of the paths: it is nearly always a typo."""
-    paths = sorted(paths)
+    paths, patterns = sorted(paths), tuple(patterns)
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise UserError(f"{what} {pattern!r} is not a regular expression: {error}") from error
     dead = [p for p in patterns if not any(re.fullmatch(p, path) for path in paths)]
     if dead:
         tops = sorted({path.split("/")[0] for path in paths})

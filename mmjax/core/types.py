@@ -16,7 +16,7 @@ class Term(NamedTuple):
     """
 
     sum: Array  # float32[]
-    count: Array  # float32[]
+    count: Array  # type: ignore[assignment]  # float32[]; hides tuple.count
     weight: Array | float = 1.0
 
     @property

@@ -89,6 +89,23 @@ def _usable(stored: Mapping[str, Any]) -> State:
     return State(**{**stored, "rng": jax.random.wrap_key_data(stored["rng"])})
 
 
+def steps(directory: pathlib.Path) -> list[int]:
+    """The complete steps in a checkpoint directory, ascending; orbax renames a step's folder when it is complete."""
+    folders = directory.iterdir() if directory.is_dir() else ()
+    return sorted(
+        int(p.name) for p in folders if p.name.isdigit() and ((p / "state").is_dir() or (p / "model").is_dir())
+    )
+
+
+def save_tokenizer(directory: pathlib.Path, tokenizer: Any) -> None:
+    """Writes DIR/tokenizer whole or not at all; `tokenizer` is anything with `save(directory)`."""
+    partial, final = directory / "tokenizer.partial", directory / "tokenizer"
+    shutil.rmtree(partial, ignore_errors=True)
+    tokenizer.save(partial)
+    shutil.rmtree(final, ignore_errors=True)
+    partial.rename(final)
+
+
 def write_description(directory: pathlib.Path, description: Mapping) -> None:
     """Writes mmjax.json atomically."""
     text = json.dumps({"format": FORMAT, **description}, indent=1, sort_keys=True)
@@ -104,7 +121,7 @@ def find(path: str | pathlib.Path) -> pathlib.Path:
       UserError: nothing of the kind is there.
     """
     path = pathlib.Path(path).absolute()
-    for candidate in (path, path / "checkpoints", path.parent):
+    for candidate in (path, path / "checkpoints", *([path.parent] if path.name.isdigit() else [])):
         if (candidate / DESCRIPTION).is_file():
             return candidate
     raise UserError(f"{path} is no mmjax checkpoint: neither it nor {path / 'checkpoints'} holds {DESCRIPTION}")
@@ -117,7 +134,10 @@ def read_description(path: str | pathlib.Path) -> dict[str, Any]:
       UserError: missing, or written by a newer format.
     """
     directory = find(path)
-    description = json.loads((directory / DESCRIPTION).read_text())
+    try:
+        description = json.loads((directory / DESCRIPTION).read_text())
+    except ValueError as error:
+        raise UserError(f"{directory / DESCRIPTION} is not JSON: {error}") from error
     if description.get("format") != FORMAT:
         raise UserError(f"{directory / DESCRIPTION}: format {description.get('format')}, this version reads {FORMAT}")
     return description
@@ -138,14 +158,20 @@ def save_model(
       variables: {"params": …} and other collections.
       tokenizer: anything with `save(directory)`.
       config: the resolved config, if there is one.
+
+    Raises:
+      UserError: the directory holds a training run.
     """
     directory = pathlib.Path(directory).absolute()
+    if steps(directory) not in ([], [0]):
+        raise UserError(f"{directory} holds a training run (steps {steps(directory)}); give another directory")
     directory.mkdir(parents=True, exist_ok=True)
-    write_description(directory, {"system": dict(system), "config": dict(config) if config else None})
     if tokenizer is not None:
-        tokenizer.save(directory / "tokenizer")
+        save_tokenizer(directory, tokenizer)
     with ocp.StandardCheckpointer() as writer:
         writer.save(directory / "0" / "model", jax.tree.map(np.asarray, dict(variables)), force=True)
+    # Last: with it the directory counts as a checkpoint.
+    write_description(directory, {"system": dict(system), "config": dict(config) if config else None})
 
 
 def load_model(
@@ -160,13 +186,13 @@ def load_model(
     """
     directory = find(path)
     description = read_description(directory)
-    steps = sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit())
+    there = steps(directory)
     asked = pathlib.Path(path).name
     if step is None and asked.isdigit() and directory == pathlib.Path(path).absolute().parent:
         step = int(asked)
-    if not steps or (step is not None and step not in steps):
-        raise UserError(f"{directory} has no complete step{'' if step is None else f' {step}'}; there are {steps}")
-    folder = directory / str(steps[-1] if step is None else step)
+    if not there or (step is not None and step not in there):
+        raise UserError(f"{directory} has no complete step{'' if step is None else f' {step}'}; there are {there}")
+    folder = directory / str(there[-1] if step is None else step)
     if (folder / "model").is_dir():
         variables = _read(folder / "model")
     else:
@@ -185,9 +211,3 @@ def _read(folder: pathlib.Path) -> dict[str, Any]:
         tree = reader.metadata(folder).item_metadata.tree
         args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
         return reader.restore(folder, restore_args=args)
-
-
-def copy_tokenizer(source: pathlib.Path, directory: pathlib.Path) -> None:
-    """Copies a tokenizer's files beside a checkpoint."""
-    if source.absolute() != (directory / "tokenizer").absolute():
-        shutil.copytree(source, directory / "tokenizer", dirs_exist_ok=True)

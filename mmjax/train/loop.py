@@ -1,21 +1,26 @@
 """The loop around the step: reads batches, logs, evaluates, saves, and stops cleanly."""
 
+import collections
 import dataclasses
 import math
 import signal
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from mmjax.core.errors import UserError
 from mmjax.train.state import State
 
+IN_FLIGHT = 2  # steps handed to the devices before the loop waits for the oldest
 StepFn = Callable[[State, Any], tuple[State, dict[str, jax.Array]]]
 
 
+@runtime_checkable
 class Batches(Protocol):
     """An iterator of device batches that knows how long its consumer has waited for it, in seconds."""
 
@@ -25,7 +30,7 @@ class Batches(Protocol):
 
 
 class DivergedError(UserError):
-    """The loss or the gradient norm is no longer finite."""
+    """The loss, the gradient norm or the parameters are no longer finite."""
 
 
 class Interrupted(Exception):
@@ -48,6 +53,19 @@ class StopSignals:
     def _note(self, signum: int, _frame: FrameType | None) -> None:
         self.received = signum
         signal.signal(signum, self._before[signum])
+
+    def asked(self, together: bool) -> int | None:
+        """The signal that came, or None.
+
+        Several processes have to stop at the same step, but their signals come at different times. They exchange them
+        when all call this with `together`; without it, none has come yet.
+        """
+        if jax.process_count() == 1:
+            return self.received
+        if not together:
+            return None
+        received = np.asarray(self.received or 0, np.int32)
+        return int(multihost_utils.process_allgather(received).max()) or None
 
     def __enter__(self) -> "StopSignals":
         for signum in self.SIGNALS:
@@ -76,11 +94,17 @@ class Hooks:
 
 @dataclasses.dataclass(frozen=True)
 class Every:
-    """Intervals in steps; 0 means at the end of the stage only."""
+    """Intervals in steps of the stage; 0 means at the end of the stage only."""
 
     log: int = 50
     save: int = 500
     evaluate: int = 0
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise UserError(f"every.{field.name} = {value!r}; valid: steps, or 0 for the end of the stage only")
 
 
 def run_stage(
@@ -98,38 +122,57 @@ def run_stage(
 ) -> State:
     """Runs steps `start … steps` of a stage that begins at global step `offset`.
 
-    Logged every `every.log` steps: the step's metrics, `samples_per_s`, and `input_wait`, the share of the time in
-    which the devices had nothing to do because the next batch was not there.
+    Logged every `every.log` steps: the step's metrics, `samples_per_s`, `step_s`, and `input_wait`, the share of the
+    time in which the devices had nothing to do because the next batch was not there.
+
+    At a step, the loop logs, then saves, then evaluates. A state that is not finite is never saved. A run that resumes
+    (`start` > 0) evaluates first if that is due at `start`: it may have been killed before.
 
     Raises:
-      DivergedError: a loss or gradient norm is not finite; nothing is saved after that.
+      DivergedError: loss, gradient norm or parameters are not finite; nothing is saved after that.
       Interrupted: SIGTERM or SIGINT came; the state is saved.
     """
-    window = _Window(batches, start)
+    if start and "evaluate" in _due(start, every, steps):
+        hooks.evaluate(offset + start, state)
+    window, saved = _Window(batches, start), start
+    metrics: dict[str, jax.Array] = {}
+    running: collections.deque[Any] = collections.deque()
     for step in range(start + 1, steps + 1):
-        state, metrics = step_fn(state, next(batches))  # type: ignore[arg-type]
-        last = step == steps
-        due = _due(step, every, last)
-        if stop.received is not None:
-            due |= {"log", "save"}
-        if "log" in due or "save" in due:
-            values = {k: float(v) for k, v in jax.device_get(metrics).items()}
-            _check_finite(offset + step, values)
-            if "log" in due:
-                hooks.log(offset + step, {**values, **window.close(step, batch_size)})
+        try:
+            batch = next(batches)
+        except Exception:
+            # A signal to the whole process group ends the data workers, too.
+            if stop.received is None or jax.process_count() > 1:
+                raise
+            if saved < step - 1:
+                _finite(offset + step - 1, metrics)
+                hooks.save(offset + step - 1, state)
+            raise Interrupted(stop.received) from None
+        state, metrics = step_fn(state, batch)
+        running.append(metrics)
+        if len(running) > IN_FLIGHT:  # each step that waits for the devices holds its batch there
+            jax.block_until_ready(running.popleft())
+        due = _due(step, every, steps)
+        asked = stop.asked(together=bool(due))
+        if asked:
+            due.add("save")
+        values = _finite(offset + step, metrics) if due else {}
+        if "log" in due:
+            hooks.log(offset + step, {**values, **window.close(step, batch_size)})
         if "save" in due:
             hooks.save(offset + step, state)
-        if stop.received is not None:
-            raise Interrupted(stop.received)
+            saved = step
+        if asked:
+            raise Interrupted(asked)
         if "evaluate" in due:
             hooks.evaluate(offset + step, state)
             window = _Window(batches, step)  # its time is not training's
     return state
 
 
-def _due(step: int, every: Every, last: bool) -> set[str]:
+def _due(step: int, every: Every, steps: int) -> set[str]:
     intervals = {"log": every.log, "save": every.save, "evaluate": every.evaluate}
-    return {what for what, n in intervals.items() if last or (n and step % n == 0)}
+    return {what for what, n in intervals.items() if step == steps or (n and step % n == 0)}
 
 
 class _Window:
@@ -154,10 +197,13 @@ class _Window:
         }
 
 
-def _check_finite(step: int, values: dict[str, float]) -> None:
+def _finite(step: int, metrics: dict[str, jax.Array]) -> dict[str, float]:
+    """The metrics as numbers, all finite."""
+    values = {k: float(v) for k, v in jax.device_get(metrics).items()}
     bad = sorted(k for k, v in values.items() if not math.isfinite(v))
     if bad:
         raise DivergedError(
             f"step {step}: {', '.join(f'{k} = {values[k]}' for k in bad)}. Nothing was saved after the last good "
             "checkpoint; a lower learning rate, a longer warm-up or gradient clipping usually helps"
         )
+    return values

@@ -10,13 +10,14 @@ import numpy as np
 import optax
 
 from mmjax.core import trees
+from mmjax.core.errors import UserError
 from mmjax.train.stage import Stage
 
 _SCANNED = re.compile(r"(^|/)blocks/")
 
 
 def learning_rate(stage: Stage) -> optax.Schedule:
-    """Linear warm-up from zero over `warmup` steps, then the named decay to `end_lr` at the last step."""
+    """The rate by steps done: from 0 to `lr` over `warmup`, then the named decay, which is at `end_lr` at `steps`."""
     left = max(stage.steps - stage.warmup, 1)
     after: optax.Schedule
     if stage.schedule == "cosine":
@@ -36,11 +37,17 @@ def decay_mask(params: Mapping, no_decay: tuple[str, ...] = ()) -> trees.Tree:
     A scanned stack stores its layers on a leading axis, which does not make a bias a matrix.
     """
     flat = trees.flatten(params)
-    trees.check_patterns(flat, no_decay, "no_decay")
-    return trees.unflatten({
-        path: leaf.ndim - bool(_SCANNED.search(path)) >= 2 and not trees.matches(path, no_decay)
-        for path, leaf in flat.items()
-    })  # fmt: skip
+    names = {path: _unrolled(path, leaf) for path, leaf in flat.items()}
+    trees.check_patterns([name for group in names.values() for name in group], no_decay, "no_decay")
+    mask = {}
+    for path, leaf in flat.items():
+        spared = {trees.matches(name, no_decay) for name in names[path]}
+        if len(spared) > 1:
+            raise UserError(
+                f"no_decay {list(no_decay)} names some layers of the scanned {path}: name all of them or none"
+            )
+        mask[path] = leaf.ndim - bool(_SCANNED.search(path)) >= 2 and not spared.pop()
+    return trees.unflatten(mask)
 
 
 def rate_factors(params: Mapping, stage: Stage) -> trees.Tree:

@@ -15,13 +15,16 @@ class Stage:
     Attributes:
       steps: optimizer steps.
       lr: peak learning rate.
-      train: patterns of the parameters that train; the others get no gradient and no optimizer state.
+      train: patterns of the parameters that train; the others get no gradient and no optimizer state. A batch norm
+        whose parameters do not train keeps its running statistics, too.
       optimizer: "adamw" or "lion".
-      schedule: "cosine", "linear" or "constant", after a linear warm-up over `warmup` steps; decays to `end_lr`.
+      schedule: "cosine", "linear" or "constant", after a linear warm-up from 0 over `warmup` steps; `end_lr` is
+        reached when all steps are done.
       weight_decay: decoupled (not multiplied into the gradient), on arrays of two or more axes (a scanned layer axis
         not counted), less those that `no_decay` names.
       clip: maximum global gradient norm; 0 switches clipping off.
-      lr_scale: (pattern, factor) pairs; the first match multiplies the learning rate of a parameter.
+      lr_scale: (pattern, factor) pairs; the first match multiplies the learning rate of a parameter. A scanned stack's
+        layers are named as in a loop, block_{i}/….
       layer_decay: factor per block below the top of each stack (BEiT's layer-wise decay); 1 is off.
       chunks: >1 computes the batch in this many chunks with cached features, keeping the global negatives.
       teacher: patterns of the parameters with an exponential moving average, of decay `teacher_decay`.
@@ -56,6 +59,11 @@ class Stage:
         for key, valid in choices.items():
             if getattr(self, key) not in valid:
                 raise UserError(f"stage: {key}={getattr(self, key)!r} is not one of {list(valid)}")
+        if not all(isinstance(pair, tuple) and [type(x) for x in pair] in ([str, int], [str, float])
+                   for pair in self.lr_scale):  # fmt: skip
+            raise UserError(f"stage: lr_scale={self.lr_scale!r} must be pairs (pattern, factor)")
+        if not 0 <= self.teacher_decay <= 1:
+            raise UserError(f"stage: teacher_decay={self.teacher_decay} is not between 0 and 1")
         if self.steps < 1 or self.chunks < 1 or not 0 <= self.warmup <= self.steps:
             raise UserError(f"stage: need steps >= 1, chunks >= 1 and 0 <= warmup <= steps, got {self}")
         if self.evaluate == "teacher" and not self.teacher:
@@ -78,7 +86,11 @@ def make_stage(name: str, settings: Mapping[str, Any]) -> Stage:
     if missing:
         raise UserError(f"stages.{name} needs {sorted(missing)}")
     values = {k: _frozen(v) for k, v in settings.items()}
-    return Stage(**{**values, "data": dict(settings.get("data", {}))})
+    values |= {k: (values[k],) for k in ("train", "no_decay", "teacher") if isinstance(values.get(k), str)}
+    try:
+        return Stage(**{**values, "data": dict(settings.get("data", {}))})
+    except (TypeError, ValueError) as error:  # of another type or length than the field's, or out of range
+        raise UserError(f"stages.{name}: {str(error).removeprefix('stage: ')}") from error
 
 
 def _frozen(value: Any) -> Any:

@@ -16,6 +16,8 @@ from mmjax.train.stage import Stage
 class State:
     """The state of one stage; every leaf is an array, so it is sharded, donated and checkpointed whole.
 
+    Trees of this form hold shapes or shardings in the place of arrays, too.
+
     Attributes:
       step: int32[] steps done in this stage.
       params: what trains; gradients and optimizer state exist for these alone.
@@ -26,13 +28,13 @@ class State:
       rng: key from which every step's streams are folded.
     """
 
-    step: jax.Array
+    step: Any
     params: dict
     frozen: dict
     stats: dict
     opt: Any
     teacher: dict
-    rng: jax.Array
+    rng: Any
 
     def variables(self, evaluate: str = "student") -> dict:
         """What `system.apply` takes; `evaluate="teacher"` replaces the averaged parameters."""

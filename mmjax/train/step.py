@@ -22,8 +22,8 @@ def train_step(
 ) -> tuple[State, dict[str, jax.Array]]:
     """One optimizer step on a global batch.
 
-    Gradients are taken over the trainable parameters only. Metrics: `loss`, `grad_norm` (before clipping) and the mean
-    of every term.
+    Gradients are taken over the trainable parameters only. Metrics: `loss`, `grad_norm` (before clipping), `param_norm`
+    (of the trainable parameters, updated: not finite if any of them is not) and the mean of every term.
     """
     grads: Any
     if stage.chunks > 1:
@@ -49,9 +49,19 @@ def train_step(
     if stage.teacher:
         student, _ = trees.split(trees.merge(state.frozen, params), stage.teacher, "teacher")
         teacher = jax.tree.map(lambda t, s: stage.teacher_decay * t + (1 - stage.teacher_decay) * s, teacher, student)
-    metrics = {"loss": loss, "grad_norm": optax.global_norm(grads), **{k: term.mean for k, term in terms.items()}}
-    state = state.replace(step=state.step + 1, params=params, stats={**state.stats, **stats}, opt=opt, teacher=teacher)
+    metrics = {"loss": loss, "grad_norm": optax.global_norm(grads), "param_norm": optax.global_norm(params)}
+    metrics |= {k: term.mean for k, term in terms.items()}
+    stats = {name: _moved(state.stats[name], tree, params) for name, tree in stats.items()}
+    stats = {**state.stats, **stats}
+    state = State(state.step + 1, params, state.frozen, stats, opt, teacher, state.rng)
     return state, jax.tree.map(lambda x: x.astype(jnp.float32), metrics)
+
+
+def _moved(before: dict, after: dict, params: dict) -> dict:
+    """Running statistics after a step: new beside parameters that train, as they were in frozen modules."""
+    training = {path.rpartition("/")[0] for path in trees.flatten(params)}
+    old, new = trees.flatten(before), trees.flatten(after)
+    return trees.unflatten({path: new[path] if path.rpartition("/")[0] in training else old[path] for path in new})
 
 
 def _cached(system: Any, stage: Stage, state: State, batch: Batch) -> Any:
