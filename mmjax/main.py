@@ -4,14 +4,11 @@ import functools
 import json
 import math
 import pathlib
-import time
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from absl import logging
-
 from mmjax import inputs, reporting, systems
 from mmjax.core import config as configs
 from mmjax.core import rng as rngs
@@ -275,9 +272,3 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(tree, Mapping):
         return {prefix: tree}
     return {k: v for name, sub in tree.items() for k, v in _flat(sub, f"{prefix}/{name}" if prefix else name).items()}
-
-
-def log_devices() -> None:
-    """One line on what this process runs on."""
-    logging.info("%s x %d, process %d of %d, started %s", jax.devices()[0].device_kind, jax.device_count(),
-                 jax.process_index(), jax.process_count(), time.strftime("%Y-%m-%d %H:%M"))  # fmt: skip
