@@ -1,10 +1,12 @@
 """CLIP's text encoder: a causal transformer read at the end token."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 from flax import struct
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Integer
+from jaxtyping import Bool, Integer
 
 from mmjax.core.errors import UserError
 from mmjax.nn import masks
@@ -18,8 +20,9 @@ from mmjax.nn.transformer import BlockSpec, Inputs, Transformer
 class TextOutput:
     """tokens float[B, T, D] after the final norm; pooled float[B, D], the state at the end token."""
 
-    tokens: Float[Array, "B T D"]
-    pooled: Float[Array, "B D"]
+    # Any: under jax's transformations the leaves are tracers, shapes or placeholders.
+    tokens: Any
+    pooled: Any
 
 
 class TextTransformer(nn.Module):

@@ -1,5 +1,7 @@
 """The vision transformer (Dosovitskiy et al. 2021) with the options of the towers that CLIP's descendants use."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -21,8 +23,9 @@ POSTS = ("pooled", "all", "none")
 class VisionOutput:
     """tokens float[B, P (+1), D], class token first; pooled float[B, D] or None when the tower does not pool."""
 
-    tokens: Float[Array, "B P D"]
-    pooled: Float[Array, "B E"] | None = None
+    # Any: under jax's transformations the leaves are tracers, shapes or placeholders.
+    tokens: Any
+    pooled: Any = None
 
 
 class ViT(nn.Module):

@@ -1,5 +1,7 @@
 """Positions: fixed sine tables, rotary embedding, relative buckets and tables, and resizing of learned grids."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
@@ -45,8 +47,9 @@ def _sincos(positions: np.ndarray, width: int, theta: float) -> np.ndarray:
 class Rope:
     """Angles of rotary positions: cos and sin float[B or 1, T, R, h] for R equal sections of a head, h pairs each."""
 
-    cos: Float[Array, "B T R h"]
-    sin: Float[Array, "B T R h"]
+    # Any: under jax's transformations the leaves are tracers, shapes or placeholders.
+    cos: Any
+    sin: Any
 
 
 def rope(positions: Integer[Array, "B T"] | Integer[Array, "B T R"], head_dim: int, theta: float = 10_000.0) -> Rope:

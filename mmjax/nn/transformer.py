@@ -8,14 +8,13 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from mmjax.core.errors import UserError
 from mmjax.nn.attention import MultiHeadAttention
 from mmjax.nn.dense import BlockInit, constrain, normal_init
 from mmjax.nn.mlp import Mlp
 from mmjax.nn.norm import norm
-from mmjax.nn.position import Rope
 
 REMAT = {
     None: None,
@@ -69,21 +68,28 @@ class BlockSpec:
 
 @struct.dataclass
 class Inputs:
-    """What every block of a stack reads besides its tokens: biases and masks bool[B or 1, N or 1, T or 1, S]."""
+    """What every block of a stack reads besides its tokens; all optional.
 
-    bias: Float[Array, "..."] | None = None
-    mask: Bool[Array, "..."] | None = None
-    rope: Rope | None = None
-    context: Float[Array, "B S E"] | None = None
-    context_mask: Bool[Array, "..."] | None = None
+    Attributes:
+      bias, mask: of self-attention, float and bool [B or 1, N or 1, T or 1, T]; True = attend.
+      rope: positions of self-attention.
+      context, context_mask: float[B, S, E] and bool[B or 1, N or 1, T or 1, S] of cross-attention.
+    """
+
+    # Any: under jax's transformations the leaves are tracers, shapes or placeholders.
+    bias: Any = None
+    mask: Any = None
+    rope: Any = None
+    context: Any = None
+    context_mask: Any = None
 
 
 @struct.dataclass
 class LayerInputs:
-    """What differs from block to block: a drop-path rate float[] and an attention bias."""
+    """What differs from block to block: a drop-path rate float[], an attention bias float[B|1, N|1, T|1, T]."""
 
-    drop_path: Float[Array, "..."] | float | None = None
-    bias: Float[Array, "..."] | None = None
+    drop_path: Any = None
+    bias: Any = None
 
 
 class Block(nn.Module):

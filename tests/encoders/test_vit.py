@@ -142,3 +142,10 @@ def test_bfloat16_stays_close_to_float32_with_float32_parameters():
 def test_mistakes_are_named(options, message):
     with pytest.raises(UserError, match=message):
         ViT(**{**SIZE, **options}).init(jax.random.key(0), IMAGE)
+
+
+def test_full_size_shapes_without_memory():
+    module = ViT(image_size=336, patch=14, width=1024, depth=24, heads=16, scan=True)
+    image = jax.ShapeDtypeStruct((2, 336, 336, 3), jnp.float32)
+    out = jax.eval_shape(lambda x: module.init_with_output(jax.random.key(0), x)[0], image)
+    assert out.tokens.shape == (2, 577, 1024) and out.pooled.shape == (2, 1024)

@@ -4,11 +4,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mmjax.core import trees
 from mmjax.core.errors import UserError
 from mmjax.core.stacking import stack_blocks, unstack_blocks
 from mmjax.nn import masks
 from mmjax.nn.dense import BlockInit, normal
 from mmjax.nn.norm import LayerNorm
+from mmjax.nn.position import rope
 from mmjax.nn.transformer import Block, BlockSpec, Inputs, LayerInputs, Transformer
 
 B, T, D, DEPTH = 3, 5, 16, 3
@@ -170,3 +172,15 @@ def test_a_sharded_stack_gives_the_same_values(mesh8):
     assert "sharding_constraint" in lowered.as_text() or "Sharding" in lowered.as_text()
     assert out.sharding.spec[0] == "data"
     np.testing.assert_allclose(out, expected, atol=1e-5)
+
+
+def test_a_llama_style_stack_scans_with_rope_and_shared_key_heads():
+    spec = replace(norm="rms", gated=True, act="silu", kv_heads=1, q_bias=False, k_bias=False, v_bias=False,
+                   out_bias=False, mlp_bias=False)  # fmt: skip
+    inputs = Inputs(rope=rope(jnp.arange(T)[None], D // 2), mask=masks.causal(T))
+    loop, scan = Transformer(spec, 2), Transformer(spec, 2, scan=True, remat="full")
+    params = make(loop, X)
+    assert not any(name.endswith("bias") for name in trees.flatten(params))
+    expected = loop.apply({"params": params}, X, inputs)
+    np.testing.assert_allclose(scan.apply({"params": stack_blocks(params)}, X, inputs), expected, atol=1e-5)
+    assert not np.allclose(loop.apply({"params": params}, X, inputs.replace(rope=None)), expected, atol=1e-3)
