@@ -64,7 +64,8 @@ def spelled_out(system: Mapping[str, Any]) -> dict[str, Any]:
 def shapes(system: Mapping[str, Any]) -> dict[str, Shape]:
     """Paths and shapes of a system's variables, blocks unrolled: "params/img/cls" -> (768,). Computes nothing."""
     towers = {key: {k: v for k, v in system[key].items() if k != "scan"} for key in ("img", "txt")}
-    model = systems.build({**system, **towers, "scan": False, "dtype": "float32"})
+    plain = {"scan": False, "dtype": "float32", "loss_form": "plain", "loss_block": None}  # no mesh is needed
+    model = systems.build({**system, **towers, **plain})
     size, length = system["img"]["image_size"], system["txt"]["length"]
     batch = {
         "image": jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32),

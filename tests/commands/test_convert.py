@@ -13,7 +13,8 @@ from mmjax.core.interpolate import bicubic_resize
 from mmjax.core.stacking import stack_blocks
 from mmjax.weights import files
 
-LAYOUT = {"hf_a": "hf", "open_clip_a": "open_clip", "openai_vit_a": "openai", "openai_rn_a": "openai"}
+LAYOUT = {"hf_a": "hf", "openai_vit_a": "openai", "openai_rn_a": "openai"}
+LAYOUT |= dict.fromkeys(("open_clip_a", "open_clip_b", "open_clip_c", "open_clip_d"), "open_clip")
 
 
 def run(source: pathlib.Path, output: pathlib.Path, layout: str, *more: str) -> pathlib.Path:
