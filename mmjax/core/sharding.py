@@ -11,7 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from mmjax.core import trees
@@ -19,6 +19,7 @@ from mmjax.core.errors import UserError
 
 MESH_AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
+AnyMesh = Mesh | AbstractMesh  # an abstract one is enough to trace and lower for devices that are not there
 
 # Logical axis -> mesh axis. A name that is not here is an error when a parameter uses it (see param_shardings).
 RULES: tuple[tuple[str, Any], ...] = (
@@ -63,17 +64,17 @@ def use_mesh(mesh: Mesh) -> Iterator[Mesh]:
         yield mesh
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: AnyMesh) -> NamedSharding:
     """Leading axis over all batch axes."""
     return NamedSharding(mesh, P(BATCH_AXES))
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: AnyMesh) -> NamedSharding:
     """A whole copy on every device."""
     return NamedSharding(mesh, P())
 
 
-def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+def check_batch_size(batch_size: int, mesh: AnyMesh) -> None:
     """Raises UserError unless the global batch divides over the batch axes."""
     ways = int(np.prod([mesh.shape[a] for a in BATCH_AXES]))
     if batch_size % ways:
@@ -83,7 +84,7 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
         )
 
 
-def _fit(spec: P, shape: tuple[int, ...], mesh: Mesh) -> P:
+def _fit(spec: P, shape: tuple[int, ...], mesh: AnyMesh) -> P:
     """Drops a mesh axis from dimensions that it does not divide (a 3-head projection on 4 devices stays whole)."""
 
     def ways(axes: Any) -> int:
@@ -99,7 +100,7 @@ def unbox(boxed: Any) -> Any:
     return jax.tree.map(lambda x: x.value if is_box(x) else x, boxed, is_leaf=is_box)
 
 
-def param_shardings(boxed: Any, mesh: Mesh) -> Any:
+def param_shardings(boxed: Any, mesh: AnyMesh) -> Any:
     """Shardings for a tree of (possibly boxed) abstract parameters, from their logical names.
 
     Raises:
@@ -123,7 +124,7 @@ def param_shardings(boxed: Any, mesh: Mesh) -> Any:
     )
 
 
-def state_shardings(abstract_state: Any, shardings: Mapping, mesh: Mesh) -> Any:
+def state_shardings(abstract_state: Any, shardings: Mapping, mesh: AnyMesh) -> Any:
     """Optimizer moments, teacher and frozen copies are sharded as the parameter whose path they end in.
 
     Args:
