@@ -139,7 +139,7 @@ def save(model: Model, layout: str, directory: pathlib.Path) -> None:
 def tokenizer_of(model: Model) -> Tokenizer | None:
     """The checkpoint's tokenizer; CLIP's own for a published model of its vocabulary."""
     if model.tokenizer is not None:
-        return loadtokenizer_of(model.tokenizer)
+        return load_tokenizer(model.tokenizer)
     if model.layout == "mmjax" or model.system["txt"]["vocab"] != CLIP_VOCAB:
         return None
     return ClipBPE() if model.layout == "open_clip" else ClipBPE(specials=OPENAI_SPECIALS)
