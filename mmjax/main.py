@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+
 from mmjax import inputs, reporting, systems
 from mmjax.core import config as configs
 from mmjax.core import rng as rngs

@@ -41,12 +41,11 @@ def decay_mask(params: Mapping, no_decay: tuple[str, ...] = ()) -> trees.Tree:
     trees.check_patterns([name for group in names.values() for name in group], no_decay, "no_decay")
     mask = {}
     for path, leaf in flat.items():
+        matrix = leaf.ndim - bool(_SCANNED.search(path)) >= 2
         spared = {trees.matches(name, no_decay) for name in names[path]}
-        if len(spared) > 1:
-            raise UserError(
-                f"no_decay {list(no_decay)} names some layers of the scanned {path}: name all of them or none"
-            )
-        mask[path] = leaf.ndim - bool(_SCANNED.search(path)) >= 2 and not spared.pop()
+        if matrix and len(spared) > 1:
+            raise UserError(f"no_decay {list(no_decay)} names some layers of the scanned {path}: name all or none")
+        mask[path] = matrix and not spared.pop()
     return trees.unflatten(mask)
 
 

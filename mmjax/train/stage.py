@@ -59,9 +59,6 @@ class Stage:
         for key, valid in choices.items():
             if getattr(self, key) not in valid:
                 raise UserError(f"stage: {key}={getattr(self, key)!r} is not one of {list(valid)}")
-        if not all(isinstance(pair, tuple) and [type(x) for x in pair] in ([str, int], [str, float])
-                   for pair in self.lr_scale):  # fmt: skip
-            raise UserError(f"stage: lr_scale={self.lr_scale!r} must be pairs (pattern, factor)")
         if not 0 <= self.teacher_decay <= 1:
             raise UserError(f"stage: teacher_decay={self.teacher_decay} is not between 0 and 1")
         if self.steps < 1 or self.chunks < 1 or not 0 <= self.warmup <= self.steps:
@@ -85,13 +82,39 @@ def make_stage(name: str, settings: Mapping[str, Any]) -> Stage:
     missing = {"steps", "lr"} - set(settings)
     if missing:
         raise UserError(f"stages.{name} needs {sorted(missing)}")
-    values = {k: _frozen(v) for k, v in settings.items()}
-    values |= {k: (values[k],) for k in ("train", "no_decay", "teacher") if isinstance(values.get(k), str)}
+    kinds = {f.name: f.type for f in dataclasses.fields(Stage)}
+    values = {k: _read(f"stages.{name}.{k}", v, kinds[k]) for k, v in settings.items()}
     try:
-        return Stage(**{**values, "data": dict(settings.get("data", {}))})
-    except (TypeError, ValueError) as error:  # of another type or length than the field's, or out of range
+        return Stage(**values)
+    except UserError as error:
         raise UserError(f"stages.{name}: {str(error).removeprefix('stage: ')}") from error
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(v) for v in value) if isinstance(value, list | tuple) else value
+def _read(where: str, value: Any, kind: Any) -> Any:
+    """A value of a config as the type of its field: lists become tuples, one pattern a tuple of one.
+
+    Raises:
+      UserError: it is of another type.
+    """
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind in (int, float, str):
+        return _check(where, value, isinstance(value, kind) and not isinstance(value, bool), kind.__name__)
+    if kind == tuple[str, ...]:
+        value = (value,) if isinstance(value, str) else value
+        fits = isinstance(value, list | tuple) and all(isinstance(v, str) for v in value)
+        return tuple(_check(where, value, fits, "a list of patterns"))
+    if kind == tuple[tuple[str, float], ...]:
+        fits = isinstance(value, list | tuple) and all(_is_pair(v) for v in value)
+        return tuple((k, float(v)) for k, v in _check(where, value, fits, "a list of pairs (pattern, factor)"))
+    return dict(_check(where, value, isinstance(value, Mapping), "a mapping"))
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list | tuple) and [type(v) for v in value] in ([str, int], [str, float])
+
+
+def _check(where: str, value: Any, fits: bool, valid: str) -> Any:
+    if not fits:
+        raise UserError(f"{where} = {value!r}; valid: {valid}")
+    return value

@@ -49,7 +49,7 @@ def train_step(
     if stage.teacher:
         student, _ = trees.split(trees.merge(state.frozen, params), stage.teacher, "teacher")
         teacher = jax.tree.map(lambda t, s: stage.teacher_decay * t + (1 - stage.teacher_decay) * s, teacher, student)
-    metrics = {"loss": loss, "grad_norm": optax.global_norm(grads), "param_norm": optax.global_norm(params)}
+    metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(params)}
     metrics |= {k: term.mean for k, term in terms.items()}
     stats = {name: _moved(state.stats[name], tree, params) for name, tree in stats.items()}
     stats = {**state.stats, **stats}
