@@ -11,6 +11,7 @@ import safetensors
 import safetensors.numpy
 
 from mmjax.core.errors import UserError
+from mmjax.weights.pickle_safe import TorchArchive
 from mmjax.weights.transforms import Shape
 
 WEIGHTS = "model.safetensors"
@@ -103,7 +104,7 @@ def open_tensors(path: str | pathlib.Path) -> Tensors:
     if path.name.endswith(".index.json"):
         return SafeTensors(_shards(path))
     if path.suffix in PICKLED:
-        raise UserError(f"{path}: pickled weights are not read; store them as safetensors")
+        return TorchArchive(path)
     return SafeTensors([path])
 
 
