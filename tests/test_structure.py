@@ -70,7 +70,7 @@ def import_problems(root: pathlib.Path) -> list[str]:
         folder = package[1] if len(package) > 1 else path.stem
         meets_all = folder == "commands" or (len(package) == 1 and path.stem != "__init__")
         where = path.relative_to(root).as_posix()
-        for line, name, _ in imports(ast.parse(path.read_text(encoding="utf-8")), package):
+        for line, name, now in imports(ast.parse(path.read_text(encoding="utf-8")), package):
             top, _, rest = name.partition(".")
             target = rest.split(".")[0]
             if top in NEVER:
@@ -80,7 +80,8 @@ def import_problems(root: pathlib.Path) -> list[str]:
             elif top != "mmjax" or target in {"", "__version__"} or meets_all:
                 continue
             elif folder == "__init__":
-                found.append(f"{where}:{line}: imports {name}: `import mmjax` imports nothing else")
+                if now:
+                    found.append(f"{where}:{line}: imports {name}: `import mmjax` imports nothing else")
             elif folder not in BELOW:
                 found.append(f"{where}: the import rules in tests/test_structure.py do not know the folder {folder}")
             elif target != folder and target not in BELOW[folder]:
@@ -206,7 +207,7 @@ def test_a_wrong_import_is_found(tmp_path, file, text, part):
 
 def test_right_imports_pass(tmp_path):
     files = {
-        "mmjax/__init__.py": "__version__ = '1'\n",
+        "mmjax/__init__.py": "__version__ = '1'\n\n\ndef load():\n    from mmjax import model\n",
         "mmjax/nn/a.py": "import jax\nfrom mmjax.core import trees\nfrom . import b\nfrom .b import c\n",
         "mmjax/systems/a.py": "from mmjax.losses.contrastive import softmax\nfrom mmjax.encoders.vit import ViT\n",
         "mmjax/commands/a.py": "import importlib as i\nfrom mmjax import nn\ni.import_module('mmjax.systems')\n",

@@ -1,0 +1,112 @@
+"""`mmjax eval`: evaluates a checkpoint of any layout, with the evaluators of its config or one made from arguments."""
+
+import argparse
+import json
+import pathlib
+from typing import Any
+
+# Fields of an evaluator's spec that have an argument of the same name.
+SPEC = ("data", "gallery", "match", "pixel_match", "duplicates", "classes", "label", "templates", "limit", "resamples",
+        "per_class")  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.add_argument("--checkpoint", type=pathlib.Path, required=True, metavar="DIR",
+                        help="a work directory, or a checkpoint of any layout")  # fmt: skip
+    parser.add_argument("--step", type=int, metavar="N", help="of a training run; the last one unless told")
+    parser.add_argument("--evaluators", nargs="+", metavar="NAME", help="only these of the checkpoint's config")
+    parser.add_argument("--batch-size", type=int, default=256, metavar="N", help="over all devices (default 256)")
+    parser.add_argument("--image-size", type=int, metavar="N", help="resize the positions for images of N pixels")
+    parser.add_argument("--tokenizer", metavar="SPEC", help="for a checkpoint that has none")
+    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="also write {metric: value}")
+
+    own = parser.add_argument_group("an evaluator of your own, instead of those of the checkpoint's config")
+    own.add_argument("--data", metavar="SPEC", help="source of the pictures, such as 'emoji:test?style=fluent'")
+    own.add_argument("--kind", help="retrieval (default) or zeroshot")
+    own.add_argument("--name", help="prefix of its metrics (default: the source's name)")
+    own.add_argument("--limit", type=int, metavar="N", help="at most N examples, spread evenly over the source")
+    own.add_argument("--templates", metavar="NAME|FILE", help="prompts: a built-in set, or a file of them")
+    own.add_argument("--resamples", type=int, metavar="N", help="of the bootstrap intervals; 0: none")
+    own.add_argument("--gallery", metavar="SPEC", help="retrieval: source of the labels (default: the pictures' texts)")
+    own.add_argument("--match", metavar="KEY", help="retrieval: key by which pictures and gallery belong together")
+    own.add_argument("--pixel-match", metavar="SPEC", help="retrieval: pictures for the baseline of equal pixels")
+    own.add_argument("--duplicates", help="retrieval: what becomes of texts that read the same")
+    own.add_argument("--classes", metavar="FILE", help="zeroshot: class names, one on each line")
+    own.add_argument("--label", metavar="KEY", help="zeroshot: key of the class in an example")
+    own.add_argument("--per-class", action="store_true", default=None, help="zeroshot: accuracy of every class, too")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints a table of metrics, and what needs no model scores.
+
+    Raises:
+      UserError: no checkpoint, nothing to evaluate, or arguments that do not fit together.
+    """
+    import jax
+    from absl import logging
+
+    from mmjax import model
+    from mmjax.core.errors import UserError
+    from mmjax.evals.build import build_evaluator
+    from mmjax.train.progress import print_table
+
+    logging.set_verbosity(logging.ERROR)
+    spec = own_spec(args)
+    if args.batch_size < 1:
+        raise UserError(f"--batch-size {args.batch_size}: at least 1")
+    if args.json is not None and not args.json.absolute().parent.is_dir():
+        raise UserError(f"--json {args.json}: there is no directory {args.json.absolute().parent}")
+    loaded = model.load(args.checkpoint, step=args.step, image_size=args.image_size, tokenizer=args.tokenizer,
+                        batch_size=args.batch_size)  # fmt: skip
+    specs = {args.name or args.data.partition("?")[0]: spec} if spec else chosen(loaded.config, args.evaluators)
+    evaluators = [build_evaluator(name, each, loaded.tools) for name, each in specs.items()]
+    print(f"{args.checkpoint}: {loaded.account}, on {jax.device_count()} x {jax.devices()[0].device_kind}", flush=True)
+
+    metrics: dict[str, float] = {}
+    shown: dict[str, float] = {}
+    for evaluator in evaluators:
+        found = dict(evaluator.run(loaded.predictor))
+        metrics |= found
+        shown |= found
+        for kind, values in evaluator.baselines().items():
+            shown |= {f"{kind}: {name}": value for name, value in values.items()}
+    print_table(shown)
+    if args.json is not None:
+        args.json.write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return 0
+
+
+def own_spec(args: argparse.Namespace) -> dict[str, Any]:
+    """The spec of the evaluator that the arguments describe; empty if they describe none.
+
+    Raises:
+      UserError: options of an evaluator without --data, or --data with --evaluators.
+    """
+    from mmjax.core.errors import UserError
+
+    given = {name: getattr(args, name) for name in ("kind", *SPEC) if getattr(args, name) is not None}
+    if "data" in given and args.evaluators:
+        raise UserError("--data makes an evaluator and --evaluators chooses some of the config: give one of the two")
+    idle = sorted({*given, *(("name",) if args.name is not None else ())})
+    if idle and "data" not in given:
+        named = ", ".join("--" + name.replace("_", "-") for name in idle)
+        raise UserError(f"{named}: this describes an evaluator, which needs --data SOURCE")
+    return {"kind": "retrieval", **given} if given else {}
+
+
+def chosen(config: Any, names: list[str] | None) -> dict[str, Any]:
+    """The evaluators of a config, or those of them that are named.
+
+    Raises:
+      UserError: the config has none, or not this one.
+    """
+    from mmjax.core.errors import UserError
+
+    there = config.get("evals", {})
+    if not there:
+        raise UserError("the checkpoint's config names no evaluator; make one with --data SOURCE")
+    unknown = sorted(set(names or ()) - set(there))
+    if unknown:
+        raise UserError(f"--evaluators {' '.join(unknown)}: the checkpoint's config has {', '.join(there)}")
+    return {name: spec for name, spec in there.items() if not names or name in names}

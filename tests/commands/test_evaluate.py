@@ -1,0 +1,191 @@
+import json
+import pathlib
+import subprocess
+import sys
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import mmjax
+from mmjax import cli, systems
+from mmjax.commands import models
+from mmjax.core.errors import UserError
+from mmjax.core.stacking import stack_blocks
+from mmjax.data.sources import open_source
+from mmjax.data.tokenizers import open_tokenizer
+from mmjax.evals.base import Predictor
+from mmjax.train import checkpoint
+
+TINY = {
+    "name": "clip",
+    "embed_dim": 8,
+    "img": {"image_size": 32, "patch": 16, "width": 16, "depth": 2, "heads": 2},
+    "txt": {"vocab": 49408, "length": 16, "width": 16, "depth": 2, "heads": 2},
+}
+EVALS = {
+    "found": {"kind": "retrieval", "data": "emoji:test", "limit": 12, "resamples": 0},
+    "named": {"kind": "zeroshot", "data": "emoji:test", "limit": 12, "resamples": 0},
+}
+HELD_OUT = "emoji:test?style=fluent"
+
+
+@pytest.fixture(scope="module")
+def variables() -> dict:
+    batch = {"image": jnp.zeros((1, 32, 32, 3), jnp.uint8), "ids": jnp.zeros((1, 16), jnp.int32),
+             "valid": jnp.ones((1, 16), bool)}  # fmt: skip
+    return nn.unbox(jax.jit(systems.build(TINY).init)(jax.random.key(0), batch))
+
+
+@pytest.fixture(scope="module")
+def saved(variables, tmp_path_factory) -> pathlib.Path:
+    path = tmp_path_factory.mktemp("saved")
+    checkpoint.save_model(path, TINY, variables, tokenizer=open_tokenizer("clip_bpe"), config={"evals": EVALS})
+    return path
+
+
+def evaluate(path: pathlib.Path, *more: str) -> dict[str, float]:
+    out = path.parent / "metrics.json"
+    out.unlink(missing_ok=True)
+    assert cli.main(["eval", "--checkpoint", str(path), "--batch-size", "16", "--json", str(out), *more]) == 0
+    return json.loads(out.read_text())
+
+
+def recall(images: np.ndarray, texts: np.ndarray, k: int) -> float:
+    """Recall of the text of the same number, written out."""
+    scores = images @ texts.T
+    return float(np.mean([(row > row[i]).sum() < k for i, row in enumerate(scores)]))
+
+
+def test_numbers(saved, variables, capsys):
+    """Recall of names, from embeddings made without any of the command's parts but the tokenizer."""
+    metrics = evaluate(saved, "--data", HELD_OUT, "--gallery", HELD_OUT, "--limit", "5000", "--name", "held out")
+    source = open_source(HELD_OUT)
+    model = systems.build(TINY)
+    pictures = [Image.fromarray(source[i]["images"][0]) for i in range(len(source))]
+    white = [Image.alpha_composite(Image.new("RGBA", p.size, "white"), p).convert("RGB") for p in pictures]
+    images = np.stack([np.asarray(p.resize((32, 32), Image.Resampling.BICUBIC)) for p in white])
+    ids, valid = open_tokenizer("clip_bpe").batch([source[i]["labels"]["en"] for i in range(len(source))], 16)
+    apply = jax.jit(model.apply, static_argnames="method")
+    img = np.asarray(apply(variables, images, method="embed_image"))
+    txt = np.asarray(apply(variables, ids, valid, method="embed_text"))
+    for k in (1, 5, 10):
+        assert metrics[f"held out/image_to_text_R@{k}"] == pytest.approx(recall(img, txt, k), abs=2.5 / len(source))
+        lo, hi = metrics[f"held out/image_to_text_R@{k}_lo"], metrics[f"held out/image_to_text_R@{k}_hi"]
+        assert lo <= metrics[f"held out/image_to_text_R@{k}"] <= hi
+    printed = capsys.readouterr().out
+    assert "held out/text_to_image_R@10" in printed and "chance: held out/text_to_image_R@10" in printed
+
+
+def test_evaluators_of_the_config(saved):
+    both, one = evaluate(saved), evaluate(saved, "--evaluators", "named")
+    assert {name.split("/")[0] for name in both} == {"found", "named"}
+    assert {name.split("/")[0] for name in one} == {"named"} and one.items() <= both.items()
+
+
+def test_zeroshot_options(saved, tmp_path):
+    options = ["--kind", "zeroshot", "--data", HELD_OUT, "--limit", "20", "--resamples", "0"]
+    plain = evaluate(saved, *options)
+    assert set(plain) == {f"emoji:test/{metric}" for metric in ("top1", "top5", "mean_per_class")}
+    assert len(evaluate(saved, *options, "--per-class")) == len(plain) + 20
+    names = tmp_path / "classes.txt"
+    names.write_text("\n".join(reversed(open_source(HELD_OUT).class_names())))
+    with_names = evaluate(saved, *options, "--classes", str(names), "--label", "label")
+    assert set(with_names) == set(plain)
+
+
+@pytest.mark.parametrize("layout", ["hf", "openai", "open_clip"])
+def test_published_layouts_give_the_same_numbers(layout, saved, tmp_path):
+    """The exported checkpoint has neither config nor tokenizer of ours: CLIP's own is taken."""
+    published = tmp_path / layout
+    try:
+        models.save(models.load(saved), layout, published)
+    except UserError as error:  # OpenAI's archives imply 64 channels per head
+        assert layout == "openai" and "head" in str(error)
+        return
+    options = ["--data", HELD_OUT, "--limit", "20", "--resamples", "0"]
+    ours, theirs = evaluate(saved, *options), evaluate(published, *options)
+    assert ours.keys() == theirs.keys()
+    np.testing.assert_allclose(list(theirs.values()), list(ours.values()), atol=0.051)  # a tie may fall otherwise
+
+
+def test_scanned_blocks(saved, variables, tmp_path):
+    """What is trained with scanned layers evaluates to the same embeddings."""
+    checkpoint.save_model(tmp_path / "scanned", {**TINY, "scan": True, "remat": "full", "loss_form": "ring"},
+                          stack_blocks(variables), tokenizer=open_tokenizer("clip_bpe"))  # fmt: skip
+    texts = ["a red car", "grinning face"]
+    one, other = mmjax.load(saved), mmjax.load(tmp_path / "scanned")
+    np.testing.assert_allclose(one.embed_text(texts), other.embed_text(texts), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--limit", "3"], "--limit: this describes an evaluator, which needs --data"),
+        (["--name", "a"], "--name: this describes"),
+        (["--data", "emoji", "--evaluators", "found"], "give one of the two"),
+        (["--evaluators", "fond"], "--evaluators fond: the checkpoint's config has found, named"),
+        (["--data", "emojo"], "emojo"),
+        (["--data", "emoji", "--kind", "zero"], "'zero' is not one of"),
+        (["--data", "emoji", "--kind", "zeroshot", "--gallery", "emoji"], "has no option ['gallery']"),
+        (["--data", "emoji", "--batch-size", "0"], "--batch-size 0"),
+        (["--data", "emoji", "--step", "7"], "no complete step 7"),
+        (["--json", "/nowhere/at/all.json"], "there is no directory /nowhere/at"),
+        (["--tokenizer", "word"], "word"),
+    ],
+)
+def test_mistakes(more, message, saved, capsys):
+    assert cli.main(["eval", "--checkpoint", str(saved), *more]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("mmjax eval: ") and message in error and "Traceback" not in error
+
+
+def test_no_evaluator_and_no_tokenizer(variables, golden, tmp_path, capsys):
+    checkpoint.save_model(tmp_path, TINY, variables)
+    assert cli.main(["eval", "--checkpoint", str(tmp_path)]) == 2
+    assert "has no tokenizer; give its spec" in capsys.readouterr().err
+    assert cli.main(["eval", "--checkpoint", str(tmp_path), "--tokenizer", "clip_bpe"]) == 2
+    assert "names no evaluator; make one with --data" in capsys.readouterr().err
+    tiny = golden / "clip" / "hf_a"  # 99 words: CLIP's tokenizer would read past its table
+    assert cli.main(["eval", "--checkpoint", str(tiny), "--data", "emoji", "--tokenizer", "clip_bpe"]) == 2
+    assert "vocab = 99, but the tokenizer has 49408 ids" in capsys.readouterr().err
+
+
+def test_load(saved, tmp_path):
+    """mmjax.load takes pictures of every kind to the same embedding, and is what the predictor gives."""
+    model = mmjax.load(saved, batch_size=8)
+    sprite = open_source("emoji:test")[0]["images"][0]
+    picture = Image.fromarray(sprite)
+    picture.save(tmp_path / "sprite.png")
+    picture.quantize(64).save(tmp_path / "palette.png")
+    rows = model.embed_image([sprite, picture, tmp_path / "sprite.png", str(tmp_path / "sprite.png")])
+    assert rows.shape == (4, 8) and (rows == rows[0]).all()
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-5)
+    alone = Predictor(model.module, model.variables, batch_size=1).embed_image(model.tools.preprocess(sprite)[None])
+    np.testing.assert_allclose(rows[:1], alone, atol=1e-5)
+    assert np.abs(model.embed_image([tmp_path / "palette.png"]) - alone).max() < 0.3
+    grey = model.embed_image([Image.new("L", (50, 40), 128), np.full((40, 50, 3), 128, np.uint8)])
+    np.testing.assert_array_equal(grey[0], grey[1])
+
+    plain, prompted = model.embed_text(["a cat", "a dog"]), model.embed_text(["a cat"], ["{}", "a photo of {}"])
+    assert plain.shape == (2, 8)
+    parts = model.embed_text(["a cat", "a photo of a cat"]).sum(axis=0)
+    np.testing.assert_allclose(prompted[0], parts / np.linalg.norm(parts), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [("one.png", "put it in a list"), ([], "at least one"), (["missing.png"], "missing.png")],
+)
+def test_load_refuses(wrong, message, saved):
+    with pytest.raises(UserError, match=message):
+        mmjax.load(saved).embed_image(wrong)
+
+
+def test_importing_mmjax_stays_quick():
+    code = "import sys, mmjax; print(sorted({'jax', 'flax', 'numpy', 'PIL'} & set(sys.modules)), callable(mmjax.load))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[] True"
