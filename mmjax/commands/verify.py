@@ -5,6 +5,8 @@ import json
 import pathlib
 import sys
 
+MOST_NAMED = 12  # failures in the last line
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
@@ -35,5 +37,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json is not None:
         args.json.write_text(json.dumps([result.as_dict() for result in results], indent=1) + "\n", encoding="utf-8")
     if failed:
-        print("failed: " + ", ".join(sorted({f"{r.fixture}:{r.task}/{r.output}" for r in failed})), file=sys.stderr)
+        names = [f"{result.fixture} {result.task}/{result.output}" for result in failed]
+        more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+        print(f"failed: {', '.join(names[:MOST_NAMED])}{more}", file=sys.stderr)
     return 1 if failed else 0
