@@ -8,6 +8,7 @@ DIR/<step>/meta/         JSON: stage, step within it, state of the data iterator
 ```
 """
 
+import contextlib
 import json
 import pathlib
 import shutil
@@ -58,7 +59,13 @@ class Checkpointer:
         return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
 
     def restore(self, step: int, abstract: State, shardings: State) -> State:
-        """The state of a step, placed as `shardings` say; shapes and names must be exactly those of `abstract`."""
+        """The state of a step, placed as `shardings` say.
+
+        Raises:
+          UserError: names or shapes are not exactly those of `abstract`.
+        """
+        _check_same(self.directory / str(step), _shapes(_stored(self.directory / str(step) / "state")),
+                    _shapes(_storable(abstract)))  # fmt: skip
         target = jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), _storable(abstract), _storable(shardings)
         )
@@ -207,7 +214,24 @@ def load_model(
 
 def _read(folder: pathlib.Path) -> dict[str, Any]:
     """A stored tree as numpy arrays, whatever devices wrote it."""
+    args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), _stored(folder))
     with ocp.PyTreeCheckpointer() as reader:
-        tree = reader.metadata(folder).item_metadata.tree
-        args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
         return reader.restore(folder, restore_args=args)
+
+
+def _stored(folder: pathlib.Path) -> Any:
+    """A stored tree's shapes, from the handler: the checkpointer would warn of a file that it can do without."""
+    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
+        return handler.metadata(folder).tree
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    return {trees.path_name(path): tuple(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _check_same(where: pathlib.Path, stored: Mapping[str, tuple], wanted: Mapping[str, tuple]) -> None:
+    """Raises UserError that lists what differs; orbax alone would fail in the middle of reading."""
+    missing, unused = sorted(set(wanted) - set(stored)), sorted(set(stored) - set(wanted))
+    wrong = [f"{k}: {stored[k]} for {wanted[k]}" for k in wanted if k in stored and stored[k] != wanted[k]]
+    if missing or unused or wrong:
+        raise UserError(f"{where} is of another state: missing {missing[:8]}, unused {unused[:8]}, shapes {wrong[:8]}")
