@@ -14,7 +14,15 @@ IMAGE = jax.random.normal(jax.random.key(0), (4, 64, 64, 3))
 
 @pytest.fixture(scope="module")
 def variables():
-    return nn.meta.unbox(jax.jit(NET.init)(jax.random.key(1), IMAGE))
+    """Random values for every parameter, biases too, without compiling the initialisers."""
+    shapes = trees.flatten(nn.meta.unbox(jax.eval_shape(NET.init, jax.random.key(1), IMAGE)))
+    rng = np.random.default_rng(0)
+
+    def fill(name, shape):
+        values = rng.normal(name.endswith("scale"), 0.3, shape)
+        return jnp.asarray(np.abs(values) + 0.5 if name.endswith("var") else values, jnp.float32)
+
+    return trees.unflatten({name: fill(name, s.shape) for name, s in shapes.items()})
 
 
 def test_a_strided_convolution_pads_both_sides():
@@ -39,12 +47,17 @@ def test_names_and_shapes(variables):
     assert out.tokens.shape == (4, 4, 128) and out.pooled.shape == (4, 10)
 
 
-def test_the_last_gain_of_a_bottleneck_starts_at_zero(variables):
-    for name, block in variables["params"].items():
-        if name.startswith("layer"):
-            assert not block["bn3"]["scale"].any() and block["bn2"]["scale"].all()
-    pool = variables["params"]["attnpool"]
-    assert np.std(pool["q"]["kernel"]) == pytest.approx(128**-0.5, rel=0.05)
+def test_the_last_gain_of_a_bottleneck_starts_at_zero():
+    @jax.jit
+    def start():
+        params = nn.meta.unbox(NET.init(jax.random.key(0), IMAGE))["params"]
+        gains = {k: v["bn3"]["scale"] for k, v in params.items() if k.startswith("layer")}
+        return gains, params["layer1_0"]["bn2"]["scale"], params["attnpool"]["q"]["kernel"]
+
+    gains, inner, query = start()
+    assert len(gains) == 5 and not any(gain.any() for gain in gains.values())
+    assert np.unique(inner).tolist() == [1]
+    assert np.std(query) == pytest.approx(128**-0.5, rel=0.05)
 
 
 def test_a_strided_bottleneck_by_hand():
@@ -69,23 +82,28 @@ def test_a_strided_bottleneck_by_hand():
 
 
 def test_running_statistics_move_by_a_tenth_in_training_alone(variables):
-    _, state = jax.jit(lambda v: NET.apply(v, IMAGE, train=True, mutable=["batch_stats"]))(variables)
+
+    @jax.jit
+    def run(v):
+        return NET.apply(v, IMAGE, train=True, mutable=["batch_stats"])[1]["batch_stats"]["bn1"]
+
+    moved = run(variables)
     dims = ("NHWC", "HWIO", "NHWC")
     first = jax.lax.conv_general_dilated(
         IMAGE, variables["params"]["conv1"]["kernel"], (2, 2), ((1, 1), (1, 1)), dimension_numbers=dims
     )
-    moved = state["batch_stats"]["bn1"]
-    np.testing.assert_allclose(moved["mean"], 0.1 * first.mean(axis=(0, 1, 2)), atol=1e-5)
-    np.testing.assert_allclose(moved["var"], 0.9 + 0.1 * first.var(axis=(0, 1, 2)), atol=1e-4)
-    _, same = NET.apply(variables, IMAGE, mutable=["batch_stats"])
+    before = variables["batch_stats"]["bn1"]
+    np.testing.assert_allclose(moved["mean"], 0.9 * before["mean"] + 0.1 * first.mean(axis=(0, 1, 2)), atol=1e-4)
+    np.testing.assert_allclose(moved["var"], 0.9 * before["var"] + 0.1 * first.var(axis=(0, 1, 2)), atol=1e-4)
+    _, same = jax.jit(lambda v: NET.apply(v, IMAGE, mutable=["batch_stats"]))(variables)
     jax.tree.map(np.testing.assert_array_equal, same["batch_stats"], variables["batch_stats"])
 
 
 def test_the_pool_attends_from_the_mean_token():
     x = jax.random.normal(jax.random.key(0), (2, 4, 8))
     pool = AttentionPool(heads=2, features=3)
-    p = nn.meta.unbox(pool.init(jax.random.key(1), x))["params"]
-    p = jax.tree.map(lambda v: jax.random.normal(jax.random.key(v.size), v.shape), p)
+    shapes = nn.meta.unbox(jax.eval_shape(pool.init, jax.random.key(1), x))["params"]
+    p = jax.tree.map(lambda s: jax.random.normal(jax.random.key(s.size), s.shape), shapes)
     tokens = np.concatenate([x.mean(1, keepdims=True), x], axis=1) + np.asarray(p["pos"])[None]
     q, k, v = (tokens @ p[n]["kernel"] + np.asarray(p[n]["bias"])[None, None] for n in "qkv")
     out = []

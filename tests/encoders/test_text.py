@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mmjax.core import trees
 from mmjax.core.errors import UserError
 from mmjax.encoders.text import TextTransformer
 
@@ -15,8 +16,11 @@ APPLY = jax.jit(NET.apply)
 
 @pytest.fixture(scope="module")
 def params():
-    made = nn.meta.unbox(jax.jit(NET.init)(jax.random.key(1), IDS, VALID))
-    return jax.tree.map(lambda v: v + 0.1 * jax.random.normal(jax.random.key(v.size), v.shape), made)
+    """Random values for every parameter, biases too, without compiling the initialisers."""
+    shapes = trees.flatten(nn.meta.unbox(jax.eval_shape(NET.init, jax.random.key(1), IDS, VALID)))
+    rng = np.random.default_rng(0)
+    fill = {k: rng.normal(k.endswith("scale"), 0.3, s.shape).astype(np.float32) for k, s in shapes.items()}
+    return jax.tree.map(jnp.asarray, trees.unflatten(fill))
 
 
 def test_pooled_is_the_normed_state_of_the_last_valid_token(params):

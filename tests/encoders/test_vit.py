@@ -15,8 +15,11 @@ IMAGE = jax.random.normal(jax.random.key(0), (3, 16, 16, 3))
 
 
 def make(module):
-    params = nn.meta.unbox(jax.jit(module.init)(jax.random.key(1), IMAGE))["params"]
-    return jax.tree.map(lambda v: v + 0.1 * jax.random.normal(jax.random.key(v.size), v.shape), params)
+    """Random values for every parameter, biases too, without compiling the initialisers."""
+    shapes = trees.flatten(nn.meta.unbox(jax.eval_shape(module.init, jax.random.key(1), IMAGE))["params"])
+    rng = np.random.default_rng(0)
+    fill = {k: rng.normal(k.endswith("scale"), 0.3, s.shape).astype(np.float32) for k, s in shapes.items()}
+    return jax.tree.map(jnp.asarray, trees.unflatten(fill))
 
 
 def run(module, params, image=IMAGE):
@@ -126,7 +129,7 @@ def test_bfloat16_stays_close_to_float32_with_float32_parameters():
     out = run(ViT(**SIZE, dtype=jnp.bfloat16), params).pooled
     assert out.dtype == jnp.bfloat16
     np.testing.assert_allclose(out.astype(jnp.float32), run(ViT(**SIZE), params).pooled, atol=0.1)
-    made = nn.meta.unbox(ViT(**SIZE, dtype=jnp.bfloat16).init(jax.random.key(0), IMAGE))
+    made = nn.meta.unbox(jax.eval_shape(ViT(**SIZE, dtype=jnp.bfloat16).init, jax.random.key(0), IMAGE))
     assert {leaf.dtype for leaf in jax.tree.leaves(made)} == {jnp.dtype("float32")}
 
 

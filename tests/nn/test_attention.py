@@ -47,8 +47,10 @@ def test_a_query_without_keys_averages_instead_of_nan():
 
 
 def params_of(module, *args):
-    params = nn.meta.unbox(module.init(jax.random.key(1), *args))["params"]
-    return jax.tree.map(lambda v: randn(v.size, *v.shape) * 0.3, params)
+    """Random values for every parameter, biases too, without compiling the initialisers."""
+    shapes = nn.meta.unbox(jax.eval_shape(module.init, jax.random.key(1), *args))["params"]
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda s: jnp.asarray(rng.normal(0, 0.3, s.shape), jnp.float32), shapes)
 
 
 def line(x, p):

@@ -22,9 +22,12 @@ def replace(**changes):
     return BlockSpec(**{**{k: getattr(SPEC, k) for k in SPEC.__dataclass_fields__}, **changes})
 
 
-def make(module, *args, **kwargs):
-    params = nn.meta.unbox(module.init(jax.random.key(1), *args, **kwargs))["params"]
-    return jax.tree.map(lambda v: v + 0.2 * jax.random.normal(jax.random.key(v.size), v.shape), params)
+def make(module, *args):
+    """Random values for every parameter, biases too, without compiling the initialisers."""
+    shapes = trees.flatten(nn.meta.unbox(jax.eval_shape(module.init, jax.random.key(1), *args))["params"])
+    rng = np.random.default_rng(0)
+    fill = {k: rng.normal(k.endswith("scale"), 0.3, s.shape).astype(np.float32) for k, s in shapes.items()}
+    return jax.tree.map(jnp.asarray, trees.unflatten(fill))
 
 
 def close(a, b, atol=1e-5):
@@ -70,7 +73,8 @@ def test_remat_changes_neither_names_nor_results(scan, remat):
 
 def test_every_scanned_layer_starts_differently_and_has_its_own_dropout():
     module = Transformer(replace(dropout=0.5), DEPTH, scan=True)
-    kernel = nn.meta.unbox(module.init(jax.random.key(0), X))["params"]["blocks"]["mlp"]["fc1"]["kernel"]
+    start = jax.jit(lambda: nn.meta.unbox(module.init(jax.random.key(0), X)["params"]["blocks"]["mlp"]))
+    kernel = start()["fc1"]["kernel"]
     assert kernel.shape == (DEPTH, D, 24)
     assert not np.allclose(kernel[0], kernel[1]) and not np.allclose(kernel[1], kernel[2])
     # Blocks whose branches give a constant: with the same mask in each layer the sum would be a multiple of DEPTH.
@@ -115,8 +119,8 @@ def test_cross_attention_reads_the_context_and_is_skipped_without_one():
 
 def test_layer_scale_starts_at_its_value_and_multiplies_the_branch():
     module = Block(replace(layer_scale=0.25))
-    boxed = module.init(jax.random.key(0), X)
-    assert np.unique(nn.meta.unbox(boxed)["params"]["scale2"]).tolist() == [0.25]
+    start = jax.jit(lambda: module.init(jax.random.key(0), X)["params"]["scale2"])()
+    assert np.unique(start).tolist() == [0.25]
     params = make(module, X)
     off = {**params, "scale1": jnp.zeros(D), "scale2": jnp.zeros(D)}
     np.testing.assert_array_equal(module.apply({"params": off}, X), X)
