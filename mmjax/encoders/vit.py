@@ -15,13 +15,13 @@ from mmjax.nn.norm import LayerNorm
 from mmjax.nn.patch import PatchEmbed
 from mmjax.nn.transformer import BlockSpec, Transformer
 
-POOLS = ("cls", "mean", "none")
+POOLS = ("cls", "mean", "flat", "none")
 POSTS = ("pooled", "all", "none")
 
 
 @struct.dataclass
 class VisionOutput:
-    """tokens float[B, P (+1), D], class token first; pooled float[B, D] or None when the tower does not pool."""
+    """tokens float[B, P (+1), D], class token first; pooled float[B, D] (P·D if flat) or None when the tower does not pool."""
 
     # Any: under jax's transformations the leaves are tracers, shapes or placeholders.
     tokens: Any
@@ -37,7 +37,8 @@ class ViT(nn.Module):
       image_size, patch: pixels; patch_stride: default patch.
       mlp_dim: default 4·width.
       cls: prepend a learned token.
-      pool: "cls", "mean" (of the patches) or "none".
+      pool: "cls", "mean" (of the patches), "flat" (the patches' states side by side, P·D wide: it keeps where things
+        are, which pays where pictures are aligned and few) or "none".
       norm_pre: layer norm before the first block (CLIP).
       norm_post: "pooled" (CLIP: after pooling), "all" (ALBEF, BLIP: on every token, then pooling) or "none" (EVA).
       layer_scale, drop_path, dropout: see BlockSpec; patch_drop: rate of patches left out in training (FLIP).
@@ -107,7 +108,11 @@ class ViT(nn.Module):
             x = LayerNorm(self.eps, self.dtype, name="norm_post")(x)
         if self.pool == "none":
             return VisionOutput(x)
-        pooled = x[:, 0] if self.pool == "cls" else x[:, int(self.cls) :].mean(axis=1)
+        patches = x[:, int(self.cls) :]
+        if self.pool == "flat":
+            pooled = patches.reshape(len(x), -1)  # [B, P * D]
+        else:
+            pooled = x[:, 0] if self.pool == "cls" else patches.mean(axis=1)
         if self.norm_post == "pooled":
             pooled = LayerNorm(self.eps, self.dtype, name="norm_post")(pooled)
         return VisionOutput(x, pooled)
@@ -144,6 +149,8 @@ class ViT(nn.Module):
             )
         if self.pool not in POOLS or self.norm_post not in POSTS:
             raise UserError(f"ViT: pool {self.pool!r} is one of {POOLS}, norm_post {self.norm_post!r} one of {POSTS}")
+        if self.pool == "flat" and self.patch_drop:
+            raise UserError("ViT: pool 'flat' needs every patch in its place, so patch_drop must be 0")
         if (self.pool == "cls" and not self.cls) or (self.pool == "none" and self.norm_post == "pooled"):
             raise UserError(
                 f"ViT: pool={self.pool!r}, cls={self.cls}, norm_post={self.norm_post!r} do not fit together: "

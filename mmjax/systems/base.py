@@ -27,7 +27,7 @@ img, kind "vit" (the default kind):
   act          "quick_gelu" (default), "gelu" (erf), "gelu_tanh", "relu", "silu"
   eps          of every layer norm, default 1e-5
   patch_bias   default false; patch_stride: default patch
-  cls          class token, default true; pool: "cls" (default), "mean" or "none"
+  cls          class token, default true; pool: "cls" (default), "mean", "flat" or "none"
   norm_pre     layer norm before the blocks, default true
   norm_post    "pooled" (default: after pooling), "all" (on all tokens) or "none"
   q_bias, k_bias, v_bias, out_bias   default true
@@ -50,7 +50,7 @@ from mmjax.core.errors import UserError
 from mmjax.core.precision import compute_dtype
 from mmjax.encoders.resnet import ModifiedResNet
 from mmjax.encoders.text import TextTransformer
-from mmjax.encoders.vit import ViT
+from mmjax.encoders.vit import POOLS, POSTS, ViT
 from mmjax.nn.mlp import ACTIVATIONS
 from mmjax.nn.transformer import REMAT
 
@@ -60,8 +60,7 @@ _VIT = {"kind", "image_size", "patch", "width", "depth", "heads", "mlp_dim", "ac
         "dropout", "patch_drop", *_SHARED}  # fmt: skip
 _RESNET = {"kind", "image_size", "layers", "width", "heads", "remat"}
 _TEXT = {"vocab", "length", "width", "depth", "heads", "mlp_dim", "act", "eps", "dropout", *_SHARED}
-_CHOICES = {"act": tuple(ACTIVATIONS), "remat": tuple(REMAT), "pool": ("cls", "mean", "none"),
-            "norm_post": ("pooled", "all", "none")}  # fmt: skip
+_CHOICES = {"act": tuple(ACTIVATIONS), "remat": tuple(REMAT), "pool": POOLS, "norm_post": POSTS}  # fmt: skip
 
 
 def plain(config: Any) -> dict[str, Any]:

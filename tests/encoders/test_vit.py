@@ -80,6 +80,15 @@ def test_mean_pooling_leaves_the_class_token_out():
     assert run(headless, params).tokens.shape == (3, 4, 24)
 
 
+def test_flat_pooling_keeps_every_patch_in_its_place():
+    module = ViT(**SIZE, pool="flat", cls=False, norm_post="all")
+    params = make(module)
+    out = run(module, params)
+    np.testing.assert_allclose(out.pooled.reshape(out.tokens.shape), out.tokens, atol=0)
+    with pytest.raises(UserError, match="patch_drop"):
+        make(ViT(**SIZE, pool="flat", patch_drop=0.5))
+
+
 def test_options_of_the_eva_family():
     module = ViT(
         **SIZE, patch_bias=True, norm_pre=False, norm_post="none", pool="none", k_bias=False, eps=1e-6, act="gelu",
