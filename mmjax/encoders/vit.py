@@ -21,7 +21,7 @@ POSTS = ("pooled", "all", "none")
 
 @struct.dataclass
 class VisionOutput:
-    """tokens float[B, P (+1), D], class token first; pooled float[B, D] (P·D if flat), None when the tower does not pool."""
+    """tokens float[B, P (+1), D], class token first; pooled float[B, D] (P·D if flat), None without pooling."""
 
     # Any: under jax's transformations the leaves are tracers, shapes or placeholders.
     tokens: Any
