@@ -39,14 +39,14 @@ DATA_KEYS = {
 }
 
 
-def make_tokenizer(config: Mapping[str, Any], saved: pathlib.Path) -> Tokenizer:
-    """The tokenizer that a run saved before, or else the one that the config describes.
+def make_tokenizer(config: Mapping[str, Any], saved: pathlib.Path | None) -> Tokenizer:
+    """The tokenizer that a run saved before (None: it saved none), or else the one that the config describes.
 
     Raises:
       UserError: unknown keys, or neither `spec` nor `train_on`.
     """
     check_keys("config.tokenizer", config, TOKENIZER_KEYS)
-    if saved.is_dir():
+    if saved is not None and saved.is_dir():
         return load_tokenizer(saved)
     if config.get("spec"):
         return open_tokenizer(config["spec"])

@@ -1,5 +1,6 @@
 """Training, from config to report: config -> mesh -> tokenizer -> system -> stages -> loop -> evaluators -> report."""
 
+import contextlib
 import functools
 import json
 import math
@@ -68,60 +69,57 @@ def train(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
     mesh = shd.make_mesh(config.get("mesh"))
     for stage in stages.values():  # said before anything is built
         shd.check_batch_size(inputs.data_of(config, stage.data)["batch_size"], mesh)
-    tokenizer = inputs.make_tokenizer(config["tokenizer"], directory / "tokenizer")
+    resumed = max(checkpoint.steps(directory), default=None)
+    tokenizer = inputs.make_tokenizer(config["tokenizer"], None if resumed is None else directory / "tokenizer")
     inputs.check_vocabulary(config, tokenizer)
     system = systems.build(config["system"])
     evaluators = inputs.make_evaluators(config, tokenizer)
     pipelines = {name: inputs.make_pipeline(config, stage.data, tokenizer) for name, stage in stages.items()}
     every = loop.Every(**config.get("every", {}))
 
-    with shd.use_mesh(mesh), loop.StopSignals() as stop:
+    with shd.use_mesh(mesh), loop.StopSignals() as stop, contextlib.ExitStack() as opened:
+        key = jax.random.key(config["seed"])
+        _, boxed, shardings = abstract_variables(system, config, mesh)
+        variables = shd.unbox(boxed)
+        # Patterns that match nothing are found now, not when their stage begins; nothing is written before.
+        plans = {name: optimizer(stage, variables, shardings, mesh) for name, stage in stages.items()}
+        if resumed is None:  # else shapes are enough: the checkpoint has the values
+            variables, _ = initial_variables(system, config, mesh, rngs.stream(key, "params"))
+        logs = writers.MetricWriter(workdir, config.get("writers", ("jsonl", "csv")), resume_step=resumed)
+        opened.callback(logs.close)
         description = {"system": config["system"], "config": config}
         saver = checkpoint.Checkpointer(directory, keep=config.get("keep", 2), description=description)
-        if jax.process_index() == 0 and not (directory / "tokenizer").is_dir():
+        opened.callback(saver.close)
+        if jax.process_index() == 0 and resumed is None:
             checkpoint.save_tokenizer(directory, tokenizer)
-        resumed = saver.latest()
         meta = {} if resumed is None else saver.meta(resumed)
-        logs = writers.MetricWriter(workdir, config.get("writers", ("jsonl", "csv")), resume_step=resumed)
         evaluation = reporting.Evaluation(workdir, system, mesh, evaluators, logs, resumed, total)
-        key = jax.random.key(config["seed"])
-        if resumed is None:
-            variables, shardings = initial_variables(system, config, mesh, rngs.stream(key, "params"))
-        else:  # they are in the checkpoint: shapes are enough
-            _, boxed, shardings = abstract_variables(system, config, mesh)
-            variables = shd.unbox(boxed)
-        # Patterns that match nothing are found now, not when their stage begins.
-        plans = {name: optimizer(stage, variables, shardings, mesh) for name, stage in stages.items()}
         offset, reached = 0, resumed is None
-        try:
-            for name, stage in stages.items():
-                if not reached and meta["stage"] != name:
-                    offset += stage.steps
-                    continue
-                tx, placed = plans[name]
-                first = jax.jit(functools.partial(begin, stage, tx), out_shardings=placed)
-                state_rng = rngs.stream(key, f"stages/{name}")
-                start, saved = 0, None
-                if reached:
-                    state = first(variables, state_rng)
-                else:
-                    assert resumed is not None
-                    state = saver.restore(resumed, jax.eval_shape(first, variables, state_rng), placed)
-                    start, saved, reached = resumed - offset, meta["data"], True
-                variables = {}  # the state has them now
-                describe(name, stage, state, start)
-                state = run_stage(
-                    name, stage, state, placed,
-                    step_fn=functools.partial(train_step, system, tx, stage), data=pipelines[name], data_state=saved,
-                    start=start, offset=offset, mesh=mesh, every=every, logs=logs, saver=saver, evaluate=evaluation,
-                    stop=stop,
-                )  # fmt: skip
-                variables = state.variables()
+        for name, stage in stages.items():
+            if not reached and meta["stage"] != name:
                 offset += stage.steps
-            reporting.write(workdir, config, evaluators, evaluation.predictor, evaluation.metrics)
-        finally:
-            saver.close()
-            logs.close()
+                continue
+            tx, placed = plans[name]
+            first = jax.jit(functools.partial(begin, stage, tx), out_shardings=placed)
+            state_rng = rngs.stream(key, f"stages/{name}")
+            start, saved = 0, None
+            if reached:
+                state = first(variables, state_rng)
+            else:
+                assert resumed is not None
+                state = saver.restore(resumed, jax.eval_shape(first, variables, state_rng), placed)
+                start, saved, reached = resumed - offset, meta["data"], True
+            variables = {}  # the state has them now
+            describe(name, stage, state, start)
+            state = run_stage(
+                name, stage, state, placed,
+                step_fn=functools.partial(train_step, system, tx, stage), data=pipelines[name], data_state=saved,
+                start=start, offset=offset, mesh=mesh, every=every, logs=logs, saver=saver, evaluate=evaluation,
+                stop=stop,
+            )  # fmt: skip
+            variables = state.variables()
+            offset += stage.steps
+        reporting.write(workdir, config, evaluators, evaluation.predictor, evaluation.metrics)
     return evaluation.metrics
 
 
@@ -233,12 +231,16 @@ def check_same_run(directory: pathlib.Path, config: Mapping[str, Any]) -> None:
     before = checkpoint.read_description(directory)["config"]
     if before is None or "stages" not in before:
         raise UserError(f"{directory} holds an imported model, not a run; give another --workdir")
+    if not checkpoint.steps(directory):  # killed before its first checkpoint: nothing would be continued
+        return
     old, new = _computing(before), _computing(config)
     changed = [
         f"config.{k.replace('/', '.')}: {old.get(k)!r} -> {new.get(k)!r}"
         for k in sorted(set(old) | set(new))
         if old.get(k) != new.get(k)
     ]
+    if list(before["stages"]) != list(config["stages"]):
+        changed.append(f"order of config.stages: {list(before['stages'])} -> {list(config['stages'])}")
     if changed:
         more = f"; and {len(changed) - 8} more" if len(changed) > 8 else ""
         raise UserError(

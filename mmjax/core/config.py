@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import json
 import pathlib
 import traceback
 from collections.abc import Mapping, Sequence
@@ -94,8 +95,10 @@ def sibling(file: str, name: str) -> ModuleType:
 
 
 def plain(config: Any) -> Any:
-    """The config as JSON-able dictionaries, lists and scalars."""
-    if isinstance(config, ConfigDict | Mapping):
+    """The config as JSON-able dictionaries, lists and scalars; keys keep the order in which they were written."""
+    if isinstance(config, ConfigDict):  # its own items() are sorted, but stages run as written
+        return {name: plain(config[name]) for name in json.loads(config.to_json_best_effort())}
+    if isinstance(config, Mapping):
         return {str(k): plain(v) for k, v in config.items()}
     if isinstance(config, list | tuple):
         return [plain(v) for v in config]

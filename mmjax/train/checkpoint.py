@@ -115,7 +115,7 @@ def save_tokenizer(directory: pathlib.Path, tokenizer: Any) -> None:
 
 def write_description(directory: pathlib.Path, description: Mapping) -> None:
     """Writes mmjax.json atomically."""
-    text = json.dumps({"format": FORMAT, **description}, indent=1, sort_keys=True)
+    text = json.dumps({"format": FORMAT, **description}, indent=1)
     partial = directory / (DESCRIPTION + ".partial")
     partial.write_text(text)
     partial.replace(directory / DESCRIPTION)

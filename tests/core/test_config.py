@@ -90,6 +90,14 @@ def test_plain_is_what_json_reads_back(path):
         configs.plain({"a": {1}})
 
 
+def test_plain_keeps_the_order_that_was_written():
+    config = ConfigDict({"stages": {"second": {}}})
+    config.stages.first = {"steps": 1, "lr": 2}
+    config.stages.also = {}
+    assert list(configs.plain(config)["stages"]) == ["second", "first", "also"]
+    assert list(configs.plain(config)["stages"]["first"]) == ["steps", "lr"]
+
+
 def test_check_keys():
     configs.check_keys("config.data", {"train": 1}, {"train": "", "workers": ""})
     with pytest.raises(UserError, match=r'config.data.worker does not exist; did you mean "workers"\?'):
