@@ -143,7 +143,7 @@ def run_stage(
 ) -> State:
     """Compiles the step, opens the data where the checkpoint left it, and runs the loop with its hooks."""
     step = compiled_step(step_fn, placed, mesh)
-    rate = learning_rate(stage)
+    rate = jax.jit(learning_rate(stage))
     bar = progress.Progress(stage.steps, start, name)
     with inputs.open_batches(data, shd.batch_sharding(mesh), data_state) as batches:
 
