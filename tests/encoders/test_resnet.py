@@ -119,3 +119,24 @@ def test_mistakes_are_named():
         ModifiedResNet(96, (1, 1, 1, 1), 4, 10).init(jax.random.key(0), IMAGE)
     with pytest.raises(UserError, match="3 heads do not divide the 128 channels"):
         ModifiedResNet(64, (1, 1, 1, 1), 4, 10, heads=3).init(jax.random.key(0), IMAGE)
+
+
+def test_recomputing_changes_nothing(variables):
+    """Loss, gradients and running statistics in training, with bottlenecks recomputed in the backward pass."""
+
+    def value_and_grad(net):
+        def loss(params):
+            out, stats = net.apply({**variables, "params": params}, IMAGE, train=True, mutable=["batch_stats"])
+            return jnp.mean(out.pooled**2), stats
+
+        return jax.value_and_grad(loss, has_aux=True)
+
+    kept, recomputed = value_and_grad(NET), value_and_grad(NET.clone(remat="full"))
+    params = variables["params"]
+    (one, grads), (other, regrads) = (jax.jit(f)(params) for f in (kept, recomputed))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6), one, other)
+    # The largest gradient sets the scale: that of a key's bias is nothing but rounding.
+    most = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(grads))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-5 * most), grads, regrads)
+    convolutions = [str(jax.make_jaxpr(f)(params)).count("conv_general_dilated[") for f in (kept, recomputed)]
+    assert convolutions[1] > convolutions[0]
