@@ -14,6 +14,7 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant != "smoke":
         c.system.img.width, c.system.img.heads = 192, 3
         c.system.txt.depth = 1
+        c.data.text.forms = ConfigDict({"label": 0.6, "label_tags": 0.4})
         c.stages.train.steps = 600
         c.every = ConfigDict({"log": 10, "save": 50, "evaluate": 100})
     return c

@@ -30,7 +30,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "train": "emoji:train",
             "batch_size": 256,
             "image": {"preset": "sprite"},
-            "text": {"forms": {"label": 0.6, "label_tags": 0.4}},
+            "text": {"forms": {"label": 0.45, "label_tags": 0.4, "tags": 0.15}},
             "workers": 1,
         }
     )
@@ -38,7 +38,7 @@ def get_config(variant: str = "") -> ConfigDict:
     c.stages = ConfigDict(
         {
             "train": {
-                "steps": 4000,
+                "steps": 2400,
                 "lr": 2e-3,
                 "warmup": 100,
                 "b2": 0.98,
@@ -65,7 +65,7 @@ def get_config(variant: str = "") -> ConfigDict:
             },
         }
     )
-    c.every = ConfigDict({"log": 20, "save": 200, "evaluate": 400})
+    c.every = ConfigDict({"log": 20, "save": 200, "evaluate": 300})
     c.keep = 2
     c.writers = ("jsonl", "csv")
     c.report = ("emoji_fluent_seen", "emoji_fluent_heldout")
