@@ -1,6 +1,6 @@
 """CLIP on the built-in emoji, in minutes on two CPU cores: a smaller model for fewer steps than `emoji.py`.
 
-    mmjax train --config configs/clip/demo.py --workdir runs/demo
+mmjax train --config configs/clip/demo.py --workdir runs/demo
 """
 
 from ml_collections import ConfigDict

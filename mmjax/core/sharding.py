@@ -115,7 +115,7 @@ def param_shardings(boxed: Any, mesh: AnyMesh) -> Any:
                 f"parameter {trees.path_name(path)}: logical axis {sorted(used - known)} has no rule; "
                 f"known: {sorted(known)}"
             )
-    shardings = nn.logical_to_mesh_sharding(specs, mesh, list(RULES))
+    shardings = nn.logical_to_mesh_sharding(specs, mesh, list(RULES))  # type: ignore[arg-type]  # abstract ones do as well
     return jax.tree.map(
         lambda sharding, leaf: NamedSharding(mesh, _fit(sharding.spec, leaf.shape, mesh)),
         shardings,
