@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -31,13 +32,16 @@ def make_parser(command: str | None) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code: 2 for a user's mistake, else the command's."""
+    """Runs the command line; returns the exit code: 2 for a user's mistake, 130 for Ctrl-C, else the command's."""
     argv = list(sys.argv[1:] if argv is None else argv)
     command = next((word for word in argv if word in COMMANDS), None)
     parser = make_parser(command)
     args, rest = parser.parse_known_args(argv)
     overrides = [word for word in rest if word.startswith("--config.")]
     unknown = [word for word in rest if word not in overrides]
+    bare = [word for word in overrides if "=" not in word]
+    if bare:
+        parser.error(f"{bare[0]} needs its value behind an equals sign: {bare[0]}=VALUE")
     if unknown or (overrides and not hasattr(args, "config")):
         parser.error(f"unknown arguments: {' '.join(unknown or overrides)}")
     args.overrides = overrides
@@ -48,6 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"mmjax {args.command}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        if args.debug:
+            raise
+        return 128 + signal.SIGINT
 
 
 if __name__ == "__main__":
