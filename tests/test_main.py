@@ -41,7 +41,7 @@ def get_config():
         "all": {**common, "steps": 26, "teacher": [".*"], "teacher_decay": 0.5, "evaluate": "teacher"},
     })
     c.evals = ConfigDict({"val": {"kind": "retrieval", "data": "emoji:val?style=fluent", "gallery": "emoji:val"}})
-    c.every = ConfigDict({"log": 1, "save": 6, "evaluate": 20})
+    c.every = ConfigDict({"log": 1, "save": 10, "evaluate": 20})
     c.keep = 20
     c.writers = ("jsonl", "csv")
     c.report = ("val",)
@@ -114,12 +114,12 @@ def test_a_run_leaves_all_that_it_promises(finished):
     evaluated = [row["step"] for row in rows(workdir) if "val/image_to_text_R@1" in row]
     assert evaluated == [14, 34, LAST]  # the end of stage 1, step 20 of stage 2, its end
     assert {k: v for k, v in rows(workdir)[-1].items() if k != "step"} == metrics
-    assert checkpoint.steps(workdir / "checkpoints") == [6, 12, 14, 20, 26, 32, 38, 40]
+    assert checkpoint.steps(workdir / "checkpoints") == [10, 14, 24, 34, 40]
 
 
 def test_stages_train_what_they_name(finished):
     workdir, _ = finished
-    first, last, end = (stored(workdir, step) for step in (6, 14, LAST))
+    first, last, end = (stored(workdir, step) for step in (10, 14, LAST))
     moved = differences(first, last)
     weights = {path for path in moved if path.startswith(("params/", "frozen/"))}
     assert weights and {path.split("/")[1] for path in weights} == {"img", "img_proj"}

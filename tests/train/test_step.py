@@ -1,5 +1,7 @@
 """The training step as `mmjax train` compiles it: what moves, what stays, on one device and on eight."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -109,7 +111,8 @@ def test_statistics_move_with_the_parameters_beside_them(tiny_resnet, make_batch
     before, batch = copied(run.state.stats), make_batch(tiny_resnet)
     system = systems.build(tiny_resnet)
     variables = jax.tree.map(jnp.array, run.state.variables())
-    _, expected = system.apply(variables, batch, train=True, method="losses", mutable=["batch_stats"])
+    forward = functools.partial(system.apply, train=True, method="losses", mutable=["batch_stats"])
+    _, expected = jax.jit(forward)(variables, batch)
     state, _ = steps(run, [batch])
     after = copied(state.stats)
     assert differences(before, after) == set(before)
