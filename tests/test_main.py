@@ -248,12 +248,13 @@ def start(file, workdir, *more, **options):
 
 
 def wait_for(workdir, step, process):
-    """Returns when `step` is logged; the process is somewhere behind it then."""
-    deadline = time.monotonic() + 300
+    """Returns when the process has logged `step`, past all that was saved before; it is somewhere behind it then."""
+    log, begun, deadline = workdir / "metrics.jsonl", time.time_ns(), time.monotonic() + 300
     while time.monotonic() < deadline:
         if process.poll() is not None:
             pytest.fail(f"ended with {process.returncode}: {(workdir.parent / 'log').read_text()[-2000:]}")
-        lines = (workdir / "metrics.jsonl").read_text().splitlines() if (workdir / "metrics.jsonl").is_file() else []
+        # An older file is what an earlier process left: the rows behind its last checkpoint come again.
+        lines = log.read_text().splitlines() if log.is_file() and log.stat().st_mtime_ns > begun else []
         if any(f'"step": {s},' in lines[-1] for s in range(step, LAST + 1) if lines):
             return
         time.sleep(0.002)
@@ -286,18 +287,19 @@ def test_sigterm_then_sigkill_then_the_end_equal_the_uninterrupted_run(file, fin
 def test_killed_at_random_again_and_again(file, finished, tmp_path):
     workdir, kills = tmp_path / "run", []
     for number in range(6):
-        process = start(file, workdir, "--config.data.workers=2", start_new_session=True)
-        done = checkpoint.steps(workdir / "checkpoints")
-        wait_for(workdir, min((done or [0])[-1] + random.randrange(1, 8), LAST - 2), process)
-        time.sleep(random.random() * 0.2)
+        process = start(file, workdir, "--config.data.workers=2", "--config.every.save=4", start_new_session=True)
+        done = max(checkpoint.steps(workdir / "checkpoints"), default=0)
+        wait_for(workdir, min(done + random.randrange(1, 9), LAST - 1), process)
+        time.sleep(random.random() * 0.1)
         if number % 3 == 2:  # to the whole group, data workers included: as `timeout` and schedulers do
             os.killpg(process.pid, signal.SIGTERM)
         else:
             process.kill()
-        kills.append((done[-1:], process.wait(60)))
+        kills.append((done, process.wait(60)))
         if kills[-1][1] == 0:
             break
     assert {code for _, code in kills} <= {143, -signal.SIGKILL, 0}, (kills, (tmp_path / "log").read_text()[-3000:])
+    assert kills[-1][0] > 0, kills  # it got on
     subprocess.run(command(file, workdir, "--config.data.workers=2"), check=True, capture_output=True)
     assert_same_run(workdir, finished)
 
