@@ -37,7 +37,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "train": "emoji:train",
             "batch_size": 256,
             "image": {"preset": "sprite"},
-            "text": {"forms": {"label": 0.45, "label_tags": 0.4, "tags": 0.15}},
+            "text": {"forms": {"label": 0.45, "label_tags": 0.4, "tags": 0.15}, "drop_words": 0.0},
             "workers": 1,
         }
     )
