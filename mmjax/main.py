@@ -192,8 +192,9 @@ def initial_variables(system: Any, config: Mapping[str, Any], mesh: Any, key: ja
 
 def optimizer(stage: Stage, variables: Mapping, shardings: Mapping, mesh: Any) -> tuple[Any, State]:
     """The stage's optimizer, and where every leaf of its State lives."""
-    trainable, _ = trees.split(jax.eval_shape(lambda v: v, variables)["params"], stage.train, "train")
-    tx = make_optimizer(stage, trainable)
+    whole = jax.eval_shape(lambda v: v, variables)["params"]
+    trainable, _ = trees.split(whole, stage.train, "train")
+    tx = make_optimizer(stage, trainable, whole)
     abstract = jax.eval_shape(functools.partial(begin, stage, tx), variables, jax.random.key(0))
     return tx, shd.state_shardings(abstract, shardings["params"], mesh)
 

@@ -47,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
     from absl import logging
 
     from mmjax import model
+    from mmjax.core import files
     from mmjax.core.errors import UserError
     from mmjax.evals.build import build_evaluator
     from mmjax.train.progress import print_table
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
             shown |= {f"{kind}: {name}": value for name, value in values.items()}
     print_table(shown)
     if args.json is not None:
-        args.json.write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        files.write_text(args.json, json.dumps(metrics, indent=1, allow_nan=False) + "\n")
     return 0
 
 

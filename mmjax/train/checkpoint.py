@@ -19,7 +19,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from mmjax.core import trees
+from mmjax.core import files, trees
 from mmjax.core.errors import UserError
 from mmjax.train.state import State
 
@@ -37,8 +37,7 @@ class Checkpointer:
     """
 
     def __init__(self, directory: str | pathlib.Path, *, keep: int = 2, description: Mapping | None = None) -> None:
-        self.directory = pathlib.Path(directory).absolute()
-        self.directory.mkdir(parents=True, exist_ok=True)
+        self.directory = files.make_folder(pathlib.Path(directory).absolute())
         if description is not None and jax.process_index() == 0:
             write_description(self.directory, description)
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True, create=False)
@@ -108,17 +107,16 @@ def save_tokenizer(directory: pathlib.Path, tokenizer: Any) -> None:
     """Writes DIR/tokenizer whole or not at all; `tokenizer` is anything with `save(directory)`."""
     partial, final = directory / "tokenizer.partial", directory / "tokenizer"
     shutil.rmtree(partial, ignore_errors=True)
-    tokenizer.save(partial)
-    shutil.rmtree(final, ignore_errors=True)
-    partial.rename(final)
+    with files.writing(final):
+        tokenizer.save(partial)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
 
 
 def write_description(directory: pathlib.Path, description: Mapping) -> None:
     """Writes mmjax.json atomically."""
     text = json.dumps({"format": FORMAT, **description}, indent=1)
-    partial = directory / (DESCRIPTION + ".partial")
-    partial.write_text(text)
-    partial.replace(directory / DESCRIPTION)
+    files.write_text(directory / DESCRIPTION, text)
 
 
 def find(path: str | pathlib.Path) -> pathlib.Path:
@@ -172,7 +170,7 @@ def save_model(
     directory = pathlib.Path(directory).absolute()
     if steps(directory) not in ([], [0]):
         raise UserError(f"{directory} holds a training run (steps {steps(directory)}); give another directory")
-    directory.mkdir(parents=True, exist_ok=True)
+    files.make_folder(directory)
     if tokenizer is not None:
         save_tokenizer(directory, tokenizer)
     with ocp.StandardCheckpointer() as writer:

@@ -11,6 +11,7 @@ import safetensors
 import safetensors.numpy
 
 from mmjax.core.errors import UserError
+from mmjax.core.files import write_text
 from mmjax.weights.pickle_safe import TorchArchive
 from mmjax.weights.transforms import Shape
 
@@ -162,7 +163,7 @@ def _parse(path: pathlib.Path) -> Any:
 
 def write_json(path: pathlib.Path, content: Mapping) -> None:
     """Writes a JSON object."""
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def write_safetensors(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
