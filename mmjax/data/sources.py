@@ -16,6 +16,9 @@ from mmjax.data.example import Example
 SOURCES = {
     "emoji": "mmjax.data.emoji:open",
     "emoji_scenes": "mmjax.data.scenes:open",
+    "jsonl": "mmjax.data.files.jsonl:open",
+    "csv": "mmjax.data.files.csv:open",
+    "folder": "mmjax.data.files.folder:open",
 }
 
 
