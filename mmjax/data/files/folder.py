@@ -9,9 +9,10 @@ from mmjax.data.example import BadExample
 from mmjax.data.files.base import FileSource, Record, captions, decode_text, read_image, spell
 from mmjax.data.files.paths import one_folder
 
-SUFFIXES = frozenset(
-    ".jpg .jpeg .png .webp .gif .bmp .tif .tiff .avif .jp2 .ico .ppm .pgm .pbm .pnm .jfif".split()
-)  # fmt: skip
+SUFFIXES = frozenset((
+    ".jpg", ".jpeg", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ico", ".ppm", ".pgm",
+    ".pbm", ".pnm",
+))  # fmt: skip
 LAYOUTS = ("captions", "labels")
 
 

@@ -1,6 +1,7 @@
 """`jsonl:` - one JSON object on each line, as `{"image": "images/1.jpg", "text": "a cat"}`."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from mmjax.core.errors import UserError
@@ -63,10 +64,10 @@ class JsonLines(Table):
             )
         return list(found)
 
-    def _labels(self):
+    def _labels(self) -> Iterator[Any]:
         for index in range(len(self)):
             try:
-                yield self._row(index).get(self.columns.label)
+                yield self._row(index).get(self.columns.label or "")
             except BadExample:
                 continue
 
@@ -102,5 +103,3 @@ def open(
     name = spell("jsonl", arg, {**options, "root": root, "base64": base64})
     root = None if root is None else one_folder("jsonl", root, "root=")
     return JsonLines(name, Lines("jsonl", files, scan_lines), root=root, inline=base64, options=options)
-
-

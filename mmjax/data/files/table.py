@@ -97,10 +97,9 @@ class Table(FileSource):
 
 
 def _cell(row: Row, name: str) -> Any:
-    try:
-        return row[name]
-    except KeyError:
-        raise BadExample("malformed record", f"no column {name!r}; it has {', '.join(map(str, row)) or 'none'}") from None
+    if name not in row:
+        raise BadExample("malformed record", f"no column {name!r}; it has {', '.join(map(str, row)) or 'none'}")
+    return row[name]
 
 
 def as_label(value: Any) -> int | None:
