@@ -14,6 +14,7 @@ if _VERSION is None:
 
 INSTALL = [
     "absl-py>=2.1",
+    "array_record>=0.8.1",
     "flax>=0.12,<0.13",
     "ftfy>=6.2",
     "grain>=0.2.15",
@@ -38,6 +39,8 @@ EXTRAS = {
     "gpu-cuda12": ["jax[cuda12]"],
     # Data and logging back ends that are imported only when a config names them.
     "tfds": ["tensorflow-datasets>=4.9.9", "importlib_resources>=6"],  # reads prepared sets without TensorFlow
+    "parquet": ["pyarrow>=17"],
+    "easy_vqa": ["easy-vqa==1.0"],
     "tensorboard": ["tensorboardX>=2.6"],
     "wandb": ["wandb>=0.18"],
     "notebook": ["ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10"],
@@ -48,7 +51,9 @@ EXTRAS = {
         "ipykernel>=6.29",
         "mypy>=1.15",
         "nbclient>=0.10",
+        "easy-vqa==1.0",
         "nbformat>=5.10",
+        "pyarrow>=17",
         "pytest>=8.3",
         "pytest-xdist>=3.6",
         "ruff>=0.9",

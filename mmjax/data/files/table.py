@@ -61,9 +61,10 @@ class Table(FileSource):
         value = row.get(self.columns.label) if self.columns.label else None
         if value is None or value == "":
             return None, {}
+        value = decode_text(value) if isinstance(value, bytes) else value
         number = as_label(value)
-        if self.classes and not isinstance(value, int):
-            name = str(value).strip()
+        if self.classes and isinstance(value, str):
+            name = value.strip()
             if name in self._label_of:
                 return self._named(name)
             number = None
