@@ -29,6 +29,7 @@ INSTALL = [
     "pillow>=11",
     "regex>=2024.4",
     "safetensors>=0.5",
+    "scipy>=1.13",
     "sentencepiece>=0.2",
 ]
 
@@ -41,6 +42,7 @@ EXTRAS = {
     "tfds": ["tensorflow-datasets>=4.9.9", "importlib_resources>=6"],  # reads prepared sets without TensorFlow
     "parquet": ["pyarrow>=17"],
     "easy_vqa": ["easy-vqa==1.0"],
+    "faiss": ["faiss-cpu>=1.9"],  # another way to search an index
     "tensorboard": ["tensorboardX>=2.6"],
     "wandb": ["wandb>=0.18"],
     "notebook": ["ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10"],
@@ -57,6 +59,7 @@ EXTRAS = {
         "pytest>=8.3",
         "pytest-xdist>=3.6",
         "ruff>=0.9",
+        "scikit-learn>=1.5",
     ],
 }
 

@@ -15,6 +15,8 @@ from mmjax.core.errors import UserError
 COMMANDS = {
     "train": ("mmjax.commands.train", "train a config; continues what the work directory holds"),
     "eval": ("mmjax.commands.evaluate", "evaluate a checkpoint"),
+    "embed": ("mmjax.commands.embed", "write embeddings of pictures or texts to a file"),
+    "search": ("mmjax.commands.search", "search pictures by a text or by another picture"),
     "convert": ("mmjax.commands.convert", "convert a checkpoint between layouts"),
     "verify": ("mmjax.commands.verify", "re-compute golden fixtures"),
 }

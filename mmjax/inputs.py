@@ -17,6 +17,7 @@ from mmjax.core.errors import UserError
 from mmjax.core.stacking import stack_blocks, unstack_blocks
 from mmjax.data import augment
 from mmjax.data import text as texts
+from mmjax.data.example import BadExample
 from mmjax.data.image import Preprocess
 from mmjax.data.pipeline import Pipeline
 from mmjax.data.prefetch import DevicePrefetch, prefetch_to_device
@@ -143,7 +144,7 @@ def make_tools(config: Mapping[str, Any], tokenizer: Tokenizer) -> Tools:
     """What evaluators need of data and tokenizer."""
     length = text_length(config)
     preprocess: Callable = Preprocess(**{**config["data"].get("eval_image", {}), "size": image_size(config)})
-    return Tools(open_source, preprocess, functools.partial(tokenizer.batch, length=length))
+    return Tools(open_source, preprocess, functools.partial(tokenizer.batch, length=length), unusable=(BadExample,))
 
 
 def make_evaluators(config: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, Evaluator]:

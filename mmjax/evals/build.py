@@ -5,12 +5,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mmjax.core.errors import UserError
-from mmjax.evals import retrieval, zeroshot
+from mmjax.evals import linear_probe, retrieval, zeroshot
 from mmjax.evals.base import Evaluator, Tools
 
 KINDS: dict[str, Callable[[str, Mapping[str, Any], Tools], Evaluator]] = {
     "retrieval": retrieval.build,
     "zeroshot": zeroshot.build,
+    "linear_probe": linear_probe.build,
 }
 
 

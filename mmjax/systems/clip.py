@@ -60,10 +60,17 @@ class CLIP(nn.Module):
         if self.loss == "sigmoid":
             self.logit_bias = self.param("logit_bias", nn.initializers.constant(self.bias_init), (), jnp.float32)
 
+    def pool_image(self, image: UInt8[AnyArray, "B Y X C"] | Float[AnyArray, "B Y X C"]) -> Float[Array, "B D"]:
+        """The image tower's pooled state, before the projection into the shared space; float32[B, D].
+
+        What the paper's linear probes read (appendix A.3). A ResNet's attention pool ends in the shared space.
+        """
+        return self.img(normalise(image, self.mean, self.std), train=False).pooled.astype(jnp.float32)
+
     def encode_image(
         self, image: UInt8[AnyArray, "B Y X C"] | Float[AnyArray, "B Y X C"], *, train: bool = False
     ) -> Float[Array, "B E"]:
-        """Image features in the shared space, not normalised (what linear probes read); float32[B, E]."""
+        """Image features in the shared space, not normalised; float32[B, E]."""
         pooled = self.img(normalise(image, self.mean, self.std), train=train).pooled
         return (self.img_proj(pooled) if self.project_img else pooled).astype(jnp.float32)
 

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,12 @@ _DRAWS = {
 }
 
 
-def write_report(out_dir: str | os.PathLike, data: ReportData) -> Path:
+def write_report(out_dir: str | os.PathLike, data: ReportData, more: Sequence[Picture] = ()) -> Path:
     """Writes `metrics.json`, `report.json`, `*.png` and `report.html` to a directory; returns the path of report.html.
 
     Each file is whole or not there. metrics.json maps names to numbers, for scripts; report.json holds what is
-    printed beside them. report.html
-    holds its pictures and styles and asks nothing of the network.
+    printed beside them. report.html holds its pictures and styles and asks nothing of the network. `more` are figures
+    besides those that the data gives.
     """
     out = files.make_folder(out_dir)
     beside = {
@@ -37,7 +38,7 @@ def write_report(out_dir: str | os.PathLike, data: ReportData) -> Path:
         "baselines": _plain(data.baselines),
         "settings": {name: flatten(values) for name, values in data.settings.items()},
     }
-    pictures = _pictures(data)
+    pictures = [*_pictures(data), *more]
     for picture in pictures:
         files.write_bytes(out / picture.file, picture.png)
     document = page(data.title, data.summary, data.metrics, data.baselines, data.settings, pictures)
@@ -60,12 +61,17 @@ def _pictures(data: ReportData) -> list[Picture]:
 
 
 def _panel_pictures(panel: RetrievalPanel) -> list[Picture]:
-    stem = "".join(c if c.isascii() and c.isalnum() else "_" for c in panel.name.lower()).strip("_") or "panel"
-    pictures = [Picture(f"{stem}_similarity.png", panel.name, _MATRIX, to_png(similarity_matrix(panel)))]
+    name = stem(panel.name)
+    pictures = [Picture(f"{name}_similarity.png", panel.name, _MATRIX, to_png(similarity_matrix(panel)))]
     for which, caption in _DRAWS.items():
         figure = retrievals(panel, choose_queries(panel, which))
-        pictures.append(Picture(f"{stem}_{which}.png", panel.name, caption, to_png(figure)))
+        pictures.append(Picture(f"{name}_{which}.png", panel.name, caption, to_png(figure)))
     return pictures
+
+
+def stem(name: str) -> str:
+    """A name as the beginning of a file's name."""
+    return "".join(c if c.isascii() and c.isalnum() else "_" for c in name.lower()).strip("_") or "panel"
 
 
 def _plain(values: Any) -> Any:
