@@ -7,6 +7,7 @@ another checkpoint (its weights, sizes or preprocessing) made is not used at all
 import concurrent.futures
 import contextlib
 import hashlib
+import importlib
 import io
 import json
 import os
@@ -32,6 +33,7 @@ from mmjax.evals.images import alternatives
 from mmjax.model import LoadedModel
 from mmjax.train.progress import Progress
 
+_FAISS = "faiss"  # the module; the distribution, which only the extra installs, is called faiss-cpu
 _READERS = 8  # threads that read and decode
 
 
@@ -173,10 +175,8 @@ class Index:
 
 
 def _faiss_search(features: np.ndarray, query: np.ndarray, k: int) -> list[tuple[int, float]]:
-    import importlib
-
     try:
-        faiss: Any = importlib.import_module("faiss")
+        faiss: Any = importlib.import_module(_FAISS)
     except ImportError as error:
         raise UserError("--backend faiss needs faiss: pip install 'mmjax[faiss]', or use --backend matrix") from error
     index = faiss.IndexFlatIP(features.shape[1])
@@ -224,7 +224,9 @@ def build(gallery: Gallery, loaded: LoadedModel, file: pathlib.Path | None, *, r
         if file is not None and (wanted or len(kept) != len(known)):
             note = _write(file, who, {_full_stamp(gallery)(i): known[i] for i in sorted(known)}) or note
     good = [index for index in sorted(known) if known[index].features is not None]
-    left_out = [LeftOut(gallery.name, i, known[i].why) for i in sorted(known) if known[i].features is None]
+    left_out = [
+        LeftOut(gallery.name, i, known[i].why, known[i].key) for i in sorted(known) if known[i].features is None
+    ]
     if not good:
         raise UserError(f"{gallery.name}: not one of {len(known)} pictures can be read; the first: {left_out[0].why}")
     features = np.stack([known[index].features for index in good])
@@ -280,7 +282,7 @@ def _read(file: pathlib.Path, who: str) -> tuple[dict[str, _Entry], str]:
     if not file.is_file():
         return {}, ""
     try:
-        with np.load(file, allow_pickle=False) as stored:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as stored:
             about = json.loads(str(stored["about"]))
             if about["identity"] != who:
                 return {}, "the index was made by another checkpoint: it is built again"

@@ -17,7 +17,7 @@ def lines(left_out: Sequence[LeftOut]) -> list[str]:
         reasons = Counter(each.why.partition(":")[0] for each in mine)
         counts = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
         said.append(f"{source}: {len(mine)} left out ({counts})")
-        said += [f"  {each.index}: {each.why}" for each in mine[:_NAMED]]
+        said += [f"  {each.key or each.index}: {each.why}" for each in mine[:_NAMED]]
         said += [f"  and {len(mine) - _NAMED} more"] if len(mine) > _NAMED else []
     return said
 

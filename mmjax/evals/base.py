@@ -49,6 +49,7 @@ class LeftOut:
     source: str
     index: int
     why: str
+    key: str = ""  # its name, where that can be known
 
 
 @dataclass(frozen=True)
