@@ -15,10 +15,11 @@ from mmjax.core import trees
 from mmjax.core.config import check_keys
 from mmjax.core.errors import UserError
 from mmjax.core.stacking import stack_blocks, unstack_blocks
-from mmjax.data import augment
+from mmjax.data import augment, ledger
 from mmjax.data import text as texts
 from mmjax.data.example import BadExample
 from mmjax.data.image import Preprocess
+from mmjax.data.load import usable
 from mmjax.data.pipeline import Pipeline
 from mmjax.data.prefetch import DevicePrefetch, prefetch_to_device
 from mmjax.data.sources import open_source
@@ -37,6 +38,7 @@ DATA_KEYS = {
     "eval_image": "fields of image.Preprocess, without size",
     "workers": "processes that make batches",
     "read_ahead": "batches made ahead, per worker",
+    "max_bad": "share of the examples seen that may be unusable (ledger.jsonl says which); more stop the run",
 }
 
 
@@ -56,7 +58,7 @@ def make_tokenizer(config: Mapping[str, Any], saved: pathlib.Path | None) -> Tok
             "config.tokenizer needs `spec`, or `train_on` (a source) and `vocab_size` to train SentencePiece"
         )
     source = open_source(config["train_on"])
-    lines = (line for i in range(len(source)) for line in source[i]["texts"])
+    lines = (line for example in usable(source) for line in example["texts"])
     options = {k: config[k] for k in ("model_type", "normalization") if k in config}
     return SentencePiece.train(lines, config["vocab_size"], **options)
 
@@ -97,6 +99,7 @@ def data_of(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str
     check_keys("config.data", data, DATA_KEYS)
     if not data.get("train"):
         raise UserError("config.data.train is empty: give a source, e.g. --config.data.train=emoji:train")
+    data["max_bad"] = ledger.check_max_bad(data.get("max_bad", ledger.MAX_BAD))
     return data
 
 

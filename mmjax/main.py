@@ -1,6 +1,7 @@
 """Training, from config to report: config -> mesh -> tokenizer -> system -> stages -> loop -> evaluators -> report."""
 
 import contextlib
+import dataclasses
 import functools
 import json
 import math
@@ -17,6 +18,7 @@ from mmjax.core import rng as rngs
 from mmjax.core import sharding as shd
 from mmjax.core import trees
 from mmjax.core.errors import UserError
+from mmjax.data import ledger
 from mmjax.train import checkpoint, loop, progress, writers
 from mmjax.train.optim import learning_rate, make_optimizer
 from mmjax.train.stage import Stage, make_stage
@@ -41,14 +43,15 @@ KEYS = {
 }
 # What may differ between a run and its continuation: it changes no number that training computes.
 FREE = ("title", "mesh", "every", "keep", "writers", "report", "evals", "init")
-FREE_DATA = ("workers", "read_ahead")
+FREE_DATA = ("workers", "read_ahead", "max_bad")
 REQUIRED = ("seed", "system", "tokenizer", "data", "stages")
 
 
 def train(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
     """Trains all stages of a config in a work directory, continuing what is there, and returns the final metrics.
 
-    Writes checkpoints/, metrics.jsonl, metrics.json, report.html and PNGs. Killed at any moment and started again, it
+    Writes checkpoints/, metrics.jsonl, ledger.jsonl (what of the data could not be used), metrics.json, report.html and
+    PNGs. Killed at any moment and started again, it
     goes on from the last complete checkpoint and ends with the same bits.
 
     Raises:
@@ -87,6 +90,8 @@ def train(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
             variables, _ = initial_variables(system, config, mesh, rngs.stream(key, "params"))
         logs = writers.MetricWriter(workdir, config.get("writers", ("jsonl", "csv")), resume_step=resumed)
         opened.callback(logs.close)
+        dropped = ledger.Ledger(workdir, resumed, writes=jax.process_index() == 0)
+        opened.callback(dropped.close)
         description = {"system": config["system"], "config": config}
         saver = checkpoint.Checkpointer(directory, keep=config.get("keep", 2), description=description)
         opened.callback(saver.close)
@@ -98,6 +103,7 @@ def train(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
         for name, stage in stages.items():
             if not reached and meta["stage"] != name:
                 offset += stage.steps
+                dropped.saw(pipelines[name].seen(stage.steps))
                 continue
             tx, placed = plans[name]
             first = jax.jit(functools.partial(begin, stage, tx), out_shardings=placed)
@@ -115,11 +121,11 @@ def train(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
                 name, stage, state, placed,
                 step_fn=functools.partial(train_step, system, tx, stage), data=pipelines[name], data_state=saved,
                 start=start, offset=offset, mesh=mesh, every=every, logs=logs, saver=saver, evaluate=evaluation,
-                stop=stop,
+                stop=stop, dropped=dropped, max_bad=inputs.data_of(config, stage.data)["max_bad"],
             )  # fmt: skip
             variables = state.variables()
             offset += stage.steps
-        reporting.write(workdir, config, evaluators, evaluation.predictor, evaluation.metrics)
+        reporting.write(workdir, config, evaluators, evaluation.predictor, evaluation.metrics, dropped)
     return evaluation.metrics
 
 
@@ -140,6 +146,8 @@ def run_stage(
     saver: checkpoint.Checkpointer,
     evaluate: Any,
     stop: loop.StopSignals,
+    dropped: ledger.Ledger,
+    max_bad: float,
 ) -> State:
     """Compiles the step, opens the data where the checkpoint left it, and runs the loop with its hooks."""
     step = compiled_step(step_fn, placed, mesh)
@@ -147,11 +155,21 @@ def run_stage(
     bar = progress.Progress(stage.steps, start, name)
     with inputs.open_batches(data, shd.batch_sharding(mesh), data_state) as batches:
 
+        def account(at: int) -> None:  # all processes are here at the same step
+            found = ledger.gather(batches.take_dropped())
+            dropped.add(dataclasses.replace(item, step=offset + item.step) for item in found)
+            dropped.saw(data.seen(at - offset))
+
         def log(at: int, values: dict[str, float]) -> None:
-            logs.write(at, {**values, "lr": float(rate(at - offset - 1)), "epoch": data.epoch(at - offset)})
+            account(at)
+            values = {**values, "lr": float(rate(at - offset - 1)), "epoch": data.epoch(at - offset)}
+            logs.write(at, values | ({"dropped": float(count)} if (count := sum(dropped.totals().values())) else {}))
             bar.update(at - offset, values["loss"], values["samples_per_s"], values["input_wait"])
+            dropped.check(data.lengths, max_bad)
 
         def save(at: int, state: State) -> None:
+            account(at)
+            dropped.check(data.lengths, max_bad)
             saver.save(at, state, {"stage": name, "data": batches.state(), "evaluate": stage.evaluate})
 
         hooks = loop.Hooks(log, save, lambda at, state: evaluate(at, state.variables(stage.evaluate)))
@@ -162,6 +180,10 @@ def run_stage(
             )  # fmt: skip
         finally:
             bar.close()
+            if dropped.totals() and jax.process_index() == 0:
+                print(
+                    f"data: {ledger.words(dropped.totals())} could not be used; {dropped.path} says which", flush=True
+                )
 
 
 def compiled_step(step_fn: Any, placed: State, mesh: Any) -> Any:

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
+from mmjax.core.errors import REASONS as REASONS  # sources raise it, the ledger counts it: part of this interface
+from mmjax.core.errors import BadExample as BadExample
 from mmjax.core.errors import UserError
 from mmjax.data.choices import choose
 
@@ -19,38 +21,6 @@ class Example(TypedDict, total=False):
     tags: dict[str, list[str]]  # language -> keywords
     label: int  # class, counted within the source's classes
     key: str  # stable name of the item, unique within its data set
-
-
-# Why an item of a source cannot be used -> what that means.
-REASONS = {
-    "missing file": "the file that the item names is not there",
-    "empty file": "the file has no bytes",
-    "not an image": "the bytes are of another kind (a web page, text) or of no known image format",
-    "truncated image": "the image ends before its last row",
-    "corrupt image": "the decoder fails on the bytes",
-    "image too large": "more pixels than the limit: a decompression bomb, or a scan",
-    "bad text encoding": "the text is not UTF-8",
-    "empty caption": "no text is left after white space is removed",
-    "malformed record": "the line, row or member cannot be parsed, or lacks a column",
-}
-
-
-class BadExample(Exception):
-    """An item of a source cannot be used. Training takes another one in its place and counts this one.
-
-    Args:
-      reason: one of `REASONS`.
-      detail: what was found, for the ledger: a path, a size, the decoder's words.
-    """
-
-    def __init__(self, reason: str, detail: str = ""):
-        if reason not in REASONS:
-            raise ValueError(f"reason {reason!r}; valid: {', '.join(REASONS)}")
-        super().__init__(reason, detail)
-        self.reason, self.detail = reason, detail
-
-    def __str__(self) -> str:
-        return f"{self.reason}: {self.detail}" if self.detail else self.reason
 
 
 class Key(NamedTuple):
