@@ -136,7 +136,8 @@ class TextChoice:
 
     def _filled(self, texts: Sequence[str]) -> list[str]:
         """Those of which something is left."""
-        return [text for text in texts if (clean(text) if self.clean else text.strip())]
+        # Cleaning never removes a letter at the beginning: almost no text has to be cleaned to know.
+        return [text for text in texts if text[:1].isalnum() or (clean(text) if self.clean else text.strip())]
 
     def _options(self, example: Mapping[str, Any], blank: bool = False) -> list[tuple[str, list[str]]]:
         """The forms that this example has, each with its languages; with `blank`, blank texts count, too."""
