@@ -99,7 +99,7 @@ def test_zeroshot_options(saved, tmp_path):
 
 
 def test_linear_probe(saved, tmp_path, capsys):
-    """The style of a drawing's pictures is told from the features: a file of two names, pictures of two sources."""
+    """Pictures of two styles to fit, of a third to test: the table, the numbers and the figures."""
     options = ["--metric", "linear_probe", "--resamples", "50", "--name", "probe", "--limit", "24"]
     got = evaluate(saved, *options, "--data", HELD_OUT, "--train-data", "emoji:test", "--features", "unit",
                    "--out", str(tmp_path / "out"))  # fmt: skip
@@ -110,6 +110,30 @@ def test_linear_probe(saved, tmp_path, capsys):
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert files == {"report.html", "metrics.json", "report.json", "probe_sweep.png", "probe_confusion.png",
                      "probe_classes.png"}  # fmt: skip
+
+
+def test_folders_of_classes(saved, tmp_path, capsys):
+    """Sub-folders are classes; those of the test folder count by their names; what cannot be read is named."""
+    rng = np.random.default_rng(0)
+    for part, colours in (("train", ("blue", "green", "red")), ("test", ("green", "red"))):
+        for colour in colours:
+            (tmp_path / part / colour).mkdir(parents=True)
+            for i in range(6):
+                pixels = rng.integers(0, 40, (40, 40, 3), np.uint8)
+                pixels[:, :, ("red", "green", "blue").index(colour)] += 200
+                Image.fromarray(pixels).save(tmp_path / part / colour / f"{i}.png")
+    (tmp_path / "test" / "red" / "6.png").write_text("<html>")
+    data = ["--data", f"folder:{tmp_path}/test", "--name", "n", "--resamples", "0"]
+    got = evaluate(saved, *data, "--metric", "linear_probe", "--train-data", f"folder:{tmp_path}/train", "--per-class")
+    assert (got["n/top1"], got["n/class/green"], got["n/class/red"]) == (1, 1, 1) and "n/class/blue" not in got
+    error = capsys.readouterr().err
+    assert "1 left out (not an image 1)\n  12: not an image" in error
+    (tmp_path / "names.txt").write_text("something green\nsomething red\n")
+    assert "n/top1" in evaluate(saved, *data, "--metric", "zeroshot", "--classes", str(tmp_path / "names.txt"))
+    (tmp_path / "names.txt").write_text("a\nb\nc\n")
+    assert cli.main(["eval", "--checkpoint", str(saved), *data, "--metric", "zeroshot", "--classes",
+                     str(tmp_path / "names.txt")]) == 2  # fmt: skip
+    assert "the source has 2 classes (green, red), and 3 names are given" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("metric", ["retrieval", "zeroshot"])
