@@ -95,7 +95,7 @@ def train(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
         description = {"system": config["system"], "config": config}
         saver = checkpoint.Checkpointer(directory, keep=config.get("keep", 2), description=description)
         opened.callback(saver.close)
-        if jax.process_index() == 0 and resumed is None:
+        if jax.process_index() == 0 and (resumed is None or not (directory / "tokenizer").is_dir()):
             checkpoint.save_tokenizer(directory, tokenizer)
         meta = {} if resumed is None else saver.meta(resumed)
         evaluation = reporting.Evaluation(workdir, system, mesh, evaluators, logs, resumed, total)

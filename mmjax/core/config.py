@@ -37,8 +37,8 @@ def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> ConfigDict:
     for override in overrides:
         check_override(override, items)
     values, argv = flags.FlagValues(), ["mmjax", *overrides]
-    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
     try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
         values(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(str(error).removeprefix("flag ")) from error

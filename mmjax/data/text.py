@@ -69,6 +69,8 @@ class TextChoice:
       languages: keys of the example's `labels` and `tags`, drawn evenly among those the example has.
       templates: names in `TEMPLATES` or templates of your own with one `{}`.
       max_tags: at least 1.
+      drop_words: chance of each word to be left out, in half of the texts; one word always stays. Every word has to be
+        learned by itself then, which is what an unseen combination of words needs.
       clean: whether `clean` is applied to the result.
 
     Raises:
@@ -85,6 +87,7 @@ class TextChoice:
     languages: Sequence[str] = ("en",)
     templates: Sequence[str] = ("emoji",)
     max_tags: int = 3
+    drop_words: float = 0.0
     clean: bool = True
 
     def __post_init__(self):
@@ -102,6 +105,8 @@ class TextChoice:
                 )
         if self.max_tags < 1:
             raise UserError(f"text max_tags = {self.max_tags}; valid: at least 1")
+        if not 0 <= self.drop_words < 1:
+            raise UserError(f"text drop_words = {self.drop_words}; valid: 0 <= drop_words < 1")
         object.__setattr__(self, "forms", {name: weight for name, weight in forms.items() if weight > 0})
         object.__setattr__(self, "languages", tuple(self.languages))
         object.__setattr__(self, "templates", tuple(self.templates))
@@ -132,7 +137,10 @@ class TextChoice:
             self.check(example)
         form, languages = options[_weighted([self.forms[name] for name, _ in options], rng)]
         text = self._make(example, form, languages, rng)
-        return clean(text) if self.clean else text
+        text = clean(text) if self.clean else text
+        if self.drop_words and rng.random() < 0.5:
+            text = _drop_words(text, self.drop_words, rng)
+        return text
 
     def _filled(self, texts: Sequence[str]) -> list[str]:
         """Those of which something is left."""
@@ -170,6 +178,13 @@ class TextChoice:
         count = 1 + _below(min(self.max_tags, len(tags)), rng)
         words = [tags[i] for i in rng.permutation(len(tags))[:count]]
         return ", ".join([example["labels"][language], *words] if form == "label_tags" else words)
+
+
+def _drop_words(text: str, share: float, rng: np.random.Generator) -> str:
+    """The text without some of its words; one at least stays."""
+    words = text.split()
+    kept = [word for word, draw in zip(words, rng.random(len(words)), strict=True) if draw >= share]
+    return " ".join(kept or words[_below(len(words), rng) :][:1])
 
 
 def _below(n: int, rng: np.random.Generator) -> int:

@@ -46,6 +46,11 @@ def test_overrides_keep_the_type_of_the_field(path):
     assert configs.load(path).data.batch_size == 256  # nothing is shared between two calls
 
 
+def test_a_mapping_after_one_of_its_fields(path):
+    found = message(path, "--config.data.batch_size=8", "--config.data={'batch_size': 4}")
+    assert "config.data is provided after --config.data.batch_size and it will overwrite" in found
+
+
 @pytest.mark.parametrize(
     ("override", "expected"),
     [

@@ -49,6 +49,16 @@ def test_languages_and_templates():
     assert len(counts) == 2 * (1 + len(text.TEMPLATES["photo"]))
 
 
+def test_half_of_the_texts_lose_words_but_never_all():
+    long = {"key": "x", "texts": ["one two three four"]}
+    counts = draws({"drop_words": 0.5}, long, n=4000)
+    whole = 0.5 + 0.5 * 0.5**4
+    assert counts["one two three four"] / 4000 == pytest.approx(whole, abs=0.03)
+    assert {"one", "two", "three", "four", "one three"} <= set(counts) and "" not in counts
+    kept = sum(len(phrase.split()) * n for phrase, n in counts.items()) / 4000
+    assert kept == pytest.approx(4 * 0.75 + 0.5 * 0.5**4, abs=0.05)  # nothing left: one word stays
+
+
 def test_a_form_without_material_is_left_out():
     bare = {"key": "x", "labels": {"en": "star"}, "tags": {"en": []}}
     assert set(draws({"forms": {"label_tags": 5, "tags": 5, "text": 5, "label": 1}}, bare)) == {"star"}
@@ -102,6 +112,7 @@ def test_clean():
         ({"languages": "en"}, "a list"),
         ({"languages": []}, "a list"),
         ({"max_tags": 0}, "at least 1"),
+        ({"drop_words": 1.0}, "drop_words"),
     ],
 )
 def test_mistakes_are_named(config, says):
