@@ -18,6 +18,7 @@ COMMANDS = {
     "embed": ("mmjax.commands.embed", "write embeddings of pictures or texts to a file"),
     "search": ("mmjax.commands.search", "search pictures by a text or by another picture"),
     "convert": ("mmjax.commands.convert", "convert a checkpoint between layouts"),
+    "data": ("mmjax.commands.data", "inspect a data source, or convert it to shards"),
     "verify": ("mmjax.commands.verify", "re-compute golden fixtures"),
 }
 

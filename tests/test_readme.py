@@ -15,6 +15,7 @@ from mmjax.core import config
 from mmjax.data.sources import open_source
 from mmjax.data.tokenizers import open_tokenizer
 from mmjax.train import checkpoint
+from tests.data import own_data
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -106,3 +107,18 @@ def test_commands_parse():
         assert all(word.startswith("--config.") for word in overrides)
         if hasattr(args, "config"):
             config.load(ROOT / args.config, overrides)
+
+
+def test_data_commands_run(tmp_path, monkeypatch, capsys):
+    """On 64 pairs, some of them broken, as `pairs.jsonl`; the last command reads what the second one wrote."""
+    own_data.write_jsonl(own_data.make_pairs(64, own_data.spread(64)), tmp_path)
+    monkeypatch.chdir(tmp_path)
+    lines = [shlex.split(line, comments=True)[1:] for line in "".join(SHELL).splitlines() if "mmjax data " in line]
+    assert [words[1] for words in lines] == ["inspect", "convert", "inspect"]
+    outputs = []
+    for words in lines:
+        assert cli.main(words) == 0
+        outputs.append(capsys.readouterr().out)
+    assert "64, 55 usable" in outputs[0] and (tmp_path / "looked" / "contact.png").is_file()
+    assert "55 records in 8 shards" in outputs[1] and "opens as: arrayrecord:shards\n" in outputs[1]
+    assert "items       55, 55 usable" in outputs[2]

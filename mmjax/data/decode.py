@@ -292,3 +292,17 @@ def readable() -> tuple[str, ...]:
     """The formats of `SIGNATURES` that this Pillow can read (AVIF and JPEG 2000 depend on how it was built)."""
     Image.init()
     return tuple(kind for kind in SIGNATURES if kind in Image.OPEN)
+
+
+def stored_mode(data: bytes) -> str:
+    """Format and mode of an image as the file has them, such as "JPEG CMYK" or "PNG P"; the pixels are not read.
+
+    Raises:
+      BadExample: no header that can be read.
+    """
+    kind = image_format(data)
+    try:
+        with _silent(), Image.open(io.BytesIO(data), formats=[kind] if kind else []) as image:
+            return f"{kind} {image.mode}"
+    except Exception as error:
+        raise BadExample("corrupt image", _words(error)) from None
