@@ -10,6 +10,7 @@ import numpy as np
 
 from mmjax import systems
 from mmjax.commands import models
+from mmjax.commands.left_out import tell
 from mmjax.core import sharding as shd
 from mmjax.core import trees
 from mmjax.core.config import check_keys
@@ -151,9 +152,12 @@ def make_tools(config: Mapping[str, Any], tokenizer: Tokenizer) -> Tools:
 
 
 def make_evaluators(config: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, Evaluator]:
-    """The evaluators that the config names."""
+    """The evaluators that the config names; process 0 says which examples they had to leave out."""
     tools = make_tools(config, tokenizer)
-    return {name: build_evaluator(name, spec, tools) for name, spec in config.get("evals", {}).items()}
+    made = {name: build_evaluator(name, spec, tools) for name, spec in config.get("evals", {}).items()}
+    if jax.process_index() == 0:
+        tell(tools.left_out)
+    return made
 
 
 def load_variables(path: str, abstract: Mapping[str, Any], image_size: int) -> dict[str, Any]:

@@ -6,7 +6,8 @@ import json
 import pytest
 from ml_collections import ConfigDict
 
-from mmjax import main
+from mmjax import inputs, main
+from mmjax.core import config as configs
 from mmjax.core.errors import UserError
 from mmjax.data import ledger
 from mmjax.train import checkpoint, writers
@@ -79,6 +80,16 @@ class Killed(BaseException):
     """Nothing catches it."""
 
 
+def test_evaluators_leave_out_what_cannot_be_used(tmp_path, capsys):
+    spec = own_data.write_jsonl(own_data.make_pairs(64, own_data.spread(64)), tmp_path)
+    settings = config(spec)
+    settings.evals = {"val": {"kind": "retrieval", "data": spec}}
+    plain = configs.plain(settings)
+    found = inputs.make_evaluators(plain, inputs.make_tokenizer(plain["tokenizer"], None))
+    assert len(found["val"].data.images) == 55
+    assert f"{spec}: 9 left out (truncated image 2, " in capsys.readouterr().err
+
+
 def test_a_killed_run_ends_with_the_same_ledger(tmp_path, monkeypatch):
     pairs = own_data.make_pairs(64, own_data.spread(64))
     spec = own_data.write_jsonl(pairs, tmp_path / "data")
@@ -107,10 +118,10 @@ def test_too_many_bad_examples_stop_the_run(tmp_path):
     spec = own_data.write_jsonl(pairs, tmp_path / "data")
     says = r"9 of 64 examples \(14\.1%\) could not be used, .*max_bad = 0\.1: 2 empty caption.* The first: jsonl:"
     with pytest.raises(UserError, match=says):
-        main.train(config(spec, steps=20, save=2, max_bad=0.1), tmp_path / "run")
+        main.train(config(spec, steps=12, save=2, max_bad=0.1), tmp_path / "run")
     kept = checkpoint.steps(tmp_path / "run" / "checkpoints")
     assert kept and len(entries(tmp_path / "run")) == 9
-    main.train(config(spec, steps=20, save=2, max_bad=0.2), tmp_path / "run")  # goes on from there
-    assert checkpoint.steps(tmp_path / "run" / "checkpoints")[-1] == 20
+    main.train(config(spec, steps=12, save=6, max_bad=0.2), tmp_path / "run")  # goes on from there
+    assert checkpoint.steps(tmp_path / "run" / "checkpoints")[-1] == 12
     with pytest.raises(UserError, match="max_bad = 2; valid: a share from 0 to 1"):
         main.train(config(spec, max_bad=2), tmp_path / "other")
