@@ -64,7 +64,7 @@ def train_in_every_form(pairs, forms, tmp_path, **settings) -> None:
 
 def test_three_forms_train_alike(tmp_path, capsys):
     pairs = own_data.make_pairs(64, own_data.spread(64))
-    train_in_every_form(pairs, ("jsonl", "webdataset", "arrayrecord"), tmp_path)
+    train_in_every_form(pairs, ("jsonl", "webdataset", "arrayrecord"), tmp_path, steps=4, save=0)
     assert capsys.readouterr().out.count("data: 2 empty caption, 2 truncated image, 1 bad text encoding, ") == 3
 
 
@@ -90,6 +90,7 @@ def test_evaluators_leave_out_what_cannot_be_used(tmp_path, capsys):
     assert f"{spec}: 9 left out (truncated image 2, " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_same_ledger(tmp_path, monkeypatch):
     pairs = own_data.make_pairs(64, own_data.spread(64))
     spec = own_data.write_jsonl(pairs, tmp_path / "data")
@@ -113,15 +114,16 @@ def test_a_killed_run_ends_with_the_same_ledger(tmp_path, monkeypatch):
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_too_many_bad_examples_stop_the_run(tmp_path):
     pairs = own_data.make_pairs(64, own_data.spread(64))
     spec = own_data.write_jsonl(pairs, tmp_path / "data")
     says = r"9 of 64 examples \(14\.1%\) could not be used, .*max_bad = 0\.1: 2 empty caption.* The first: jsonl:"
     with pytest.raises(UserError, match=says):
-        main.train(config(spec, steps=12, save=2, max_bad=0.1), tmp_path / "run")
+        main.train(config(spec, steps=8, save=2, max_bad=0.1), tmp_path / "run")
     kept = checkpoint.steps(tmp_path / "run" / "checkpoints")
     assert kept and len(entries(tmp_path / "run")) == 9
-    main.train(config(spec, steps=12, save=6, max_bad=0.2), tmp_path / "run")  # goes on from there
-    assert checkpoint.steps(tmp_path / "run" / "checkpoints")[-1] == 12
+    main.train(config(spec, steps=8, save=4, max_bad=0.2), tmp_path / "run")  # goes on from there
+    assert checkpoint.steps(tmp_path / "run" / "checkpoints")[-1] == 8
     with pytest.raises(UserError, match="max_bad = 2; valid: a share from 0 to 1"):
         main.train(config(spec, max_bad=2), tmp_path / "other")
