@@ -50,16 +50,18 @@ EXTRAS = {
     "parity": ["torch==2.13.0", "transformers==5.23.0"],
     "dev": [
         "beartype>=0.20",
+        "easy-vqa==1.0",
+        "importlib_resources>=6",
         "ipykernel>=6.29",
         "mypy>=1.15",
         "nbclient>=0.10",
-        "easy-vqa==1.0",
         "nbformat>=5.10",
         "pyarrow>=17",
         "pytest>=8.3",
         "pytest-xdist>=3.6",
         "ruff>=0.9",
         "scikit-learn>=1.5",
+        "tensorflow-datasets>=4.9.9",
     ],
 }
 

@@ -99,7 +99,7 @@ def data_of(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str
     data = {**config["data"], **overrides}
     check_keys("config.data", data, DATA_KEYS)
     if not data.get("train"):
-        raise UserError("config.data.train is empty: give a source, e.g. --config.data.train=emoji:train")
+        raise UserError("config.data.train is empty: give a source, e.g. --config.data.train=jsonl:pairs.jsonl")
     data["max_bad"] = ledger.check_max_bad(data.get("max_bad", ledger.MAX_BAD))
     return data
 

@@ -22,6 +22,7 @@ SOURCES = {
     "folder": "mmjax.data.files.folder:open",
     "webdataset": "mmjax.data.files.webdataset:open",
     "arrayrecord": "mmjax.data.files.arrayrecord:open",
+    "tfds": "mmjax.data.files.tfds:open",
     "coco": "mmjax.data.files.coco:open",
     "easy_vqa": "mmjax.data.files.easy_vqa:open",
 }

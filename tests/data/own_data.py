@@ -263,6 +263,37 @@ def write_coco(pairs: list[Pair], folder: pathlib.Path) -> str:
     return f"coco:{folder / 'captions.json'}?root={folder / 'images'}"
 
 
+def write_tfds(pairs: list[Pair], folder: pathlib.Path, inside: bool = False) -> str:
+    """Images as paths: a feature for images has no form for one that is missing. Or inside, if none is."""
+    import tensorflow_datasets as tfds
+
+    text = tfds.features.Text()
+    image = tfds.features.Image() if inside else text
+    paths: list = [pair.image for pair in pairs] if inside else write_images(pairs, folder)
+    rows = [
+        {"key": pair.key, "image": path, "text": pair.text} for pair, path in zip(pairs, paths, strict=True)
+    ]  # fmt: skip
+
+    class Pairs(tfds.dataset_builders.AdhocBuilder, skip_registration=True):
+        """Without the base's look at its data, which takes TensorFlow."""
+
+        def _split_generators(self, dl_manager):
+            return {"train": enumerate(rows)}
+
+    tfds.disable_progress_bar()
+    builder = Pairs(
+        name="pairs",
+        version="1.0.0",
+        features=tfds.features.FeaturesDict({"key": text, "image": image, "text": text}),
+        split_datasets={},
+        data_dir=folder,
+        file_format="array_record",
+        disable_shuffling=True,
+    )
+    builder.download_and_prepare(file_format="array_record")
+    return f"tfds:{builder.data_dir}?root={folder}"
+
+
 def write_easy_vqa(pairs: list[Pair], folder: pathlib.Path) -> str:
     """Question and answer are the caption's words but the last, and the last."""
     write_images(pairs, folder / "train")
@@ -282,6 +313,7 @@ WRITERS: dict[str, Callable[[list[Pair], pathlib.Path], str]] = {
     "folder": write_folder,
     "webdataset": write_webdataset,
     "arrayrecord": write_arrayrecord,
+    "tfds": write_tfds,
     "coco": write_coco,
     "easy_vqa": write_easy_vqa,
 }

@@ -142,14 +142,20 @@ def scan_shard(path: str) -> Iterator[tuple[str, Members]]:
                         yield key, members
                     key, members = found, {}
                 members.setdefault(end.lower(), (member.offset_data, member.size))
-            end_of_archive = tar.offset
+            last = tar.offset
     except tarfile.TarError as error:
         raise UserError(_why(path, error)) from None
     except OSError as error:
         raise unreadable("webdataset", path, error) from None
+    # tarfile ends in silence at a header that is damaged or cut short; an archive ends with blocks of zeros.
     size = os.path.getsize(path)
-    if any(offset + length > size for offset, length in members.values()) or end_of_archive > size:
+    with open(path, "rb") as file:
+        file.seek(last)
+        block = file.read(tarfile.BLOCKSIZE)
+    if last > size or any(offset + length > size for offset, length in members.values()):
         raise UserError(f"webdataset: {path} is cut short: its last file is longer than the rest of the shard")
+    if block != bytes(tarfile.BLOCKSIZE):
+        raise UserError(f"webdataset: {path} is damaged or cut short: at byte {last} there is no header of a file")
     if key is not None:
         yield key, members
 
