@@ -39,7 +39,8 @@ def test_the_recipe_trains_with_no_edit(pairs):
     ]
     (command,) = [words for words in lines if words[:2] == ["mmjax", "train"]]
     assert "--config.data.train=jsonl:pairs.jsonl" in command
-    overrides = [f"--config.system.{one}" for one in SMALL] + ["--config.stages.train.steps=2", "--config.stages.train.warmup=1"]
+    quick = ["--config.stages.train.steps=2", "--config.stages.train.warmup=1"]
+    overrides = [*(f"--config.system.{one}" for one in SMALL), *quick]
     assert cli.main([*command[1:], *overrides]) == 0
     workdir = pathlib.Path(command[command.index("--workdir") + 1])
     row = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])

@@ -37,10 +37,14 @@ class Tfds(Table):
         )
         options = options | {"text": columns[0]} if usual else options
         self.columns = pick_columns(features, f"the data set {dataset}", **options)
+        top = dict(builder.info.features.items())
+        leaves = {name: _leaf(top.get(name)) for name in self.columns.used}
         self.inside = _kind(features[self.columns.image]) == "Image"
         names = getattr(features.get(self.columns.label or ""), "names", None)
-        self._source: Any = None
         self._rows = self._open(builder)
+        # The library's parser takes as long as decoding a small image: columns of simple kinds are read without it.
+        direct = None not in leaves.values() and type(self._rows).__name__ == "ArrayRecordDataSource"
+        self.simple = leaves if direct else None
         self.length = len(self._rows)
         if not self.length:
             raise UserError(f"tfds: the split {split} of {dataset} is empty")
@@ -52,6 +56,7 @@ class Tfds(Table):
     def _open(self, builder: Any) -> Any:
         """The data set's own source, images and everything else not decoded."""
         import tensorflow_datasets as tfds
+        from tensorflow_datasets.proto import tf_example_pb2
 
         skip = {
             name: tfds.decode.SkipDecoding() for name, feature in builder.info.features.items()
@@ -61,6 +66,7 @@ class Tfds(Table):
         if self.split.split("[")[0].split("+")[0] not in known:
             choose(f"split of {self.dataset}", self.split, known)
         try:
+            self._parse = tf_example_pb2.Example.FromString
             return builder.as_data_source(split=self.split, decoders=skip)
         except NotImplementedError:
             raise UserError(
@@ -71,7 +77,7 @@ class Tfds(Table):
             raise UserError(f"tfds: cannot open the split {self.split} of {self.dataset}: {error}") from None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_rows": None}
+        return {**self.__dict__, "_rows": None, "_parse": None}
 
     def __len__(self) -> int:
         return self.length
@@ -83,7 +89,7 @@ class Tfds(Table):
         if self._rows is None:
             self._rows = self._open(open_builder(self.dataset, self.data_dir))
         try:
-            found = self._rows[index]
+            found = self._rows[index] if self.simple is None else self._simple(index)
         except Exception as error:  # of the file, of the protocol buffer, or of a feature
             raise BadExample(
                 "malformed record", f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"
@@ -94,6 +100,18 @@ class Tfds(Table):
             row[self.columns.image] = cell[0] if len(cell) else None
         elif isinstance(cell, bytes) and not self.inside:
             row[self.columns.image] = decode_text(cell)  # a path
+        return row
+
+    def _simple(self, index: int) -> dict[str, Any]:
+        """The columns that are used, straight from the record: a tf.train.Example."""
+        features = self._parse(self._rows.data_source[index]).features.feature
+        row: dict[str, Any] = {}
+        for name, many in (self.simple or {}).items():
+            if name in features:
+                feature = features[name]
+                kind = feature.WhichOneof("kind")
+                values = list(getattr(feature, kind).value) if kind else []
+                row[name] = values if many else values[0]
         return row
 
     def _label_cells(self) -> list[bytes]:
@@ -136,6 +154,14 @@ def open_builder(dataset: str, data_dir: str | None) -> Any:
         )  # fmt: skip
         raise UserError(f"tfds: {dataset} is not prepared: {builder.data_dir} does not exist; prepare it once: {how}")
     return builder
+
+
+def _leaf(feature: Any) -> bool | None:
+    """Whether a feature is stored as a list (True) or one value (False) of bytes or numbers; None for other kinds."""
+    name = type(feature).__name__
+    if name in ("Image", "Text", "ClassLabel"):
+        return False
+    return True if name == "Sequence" and _leaf(getattr(feature, "feature", None)) is False else None
 
 
 def _kind(feature: Any) -> str:
