@@ -1,14 +1,17 @@
 """From a config to what training reads: tokenizer, pipeline, evaluators, weights to begin with."""
 
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 
 from mmjax import systems
+from mmjax.checks import check_data
 from mmjax.commands import models
 from mmjax.commands.left_out import tell
 from mmjax.core import sharding as shd
@@ -18,6 +21,7 @@ from mmjax.core.errors import UserError
 from mmjax.core.stacking import stack_blocks, unstack_blocks
 from mmjax.data import augment, ledger
 from mmjax.data import text as texts
+from mmjax.data.choices import choose
 from mmjax.data.example import BadExample
 from mmjax.data.image import Preprocess
 from mmjax.data.load import usable
@@ -83,7 +87,9 @@ def image_size(config: Mapping[str, Any]) -> int:
 
 def _system_field(config: Mapping[str, Any], tower: str, field: str) -> Any:
     system = config["system"]
-    base = systems.SIZES.get(system["name"], {}).get(system.get("size"), {})
+    if system.get("size") is not None and system.get("name") in systems.SIZES:
+        choose("size of config.system", system["size"], systems.SIZES[system["name"]])
+    base = systems.SIZES.get(system.get("name"), {}).get(system.get("size"), {})
     value = system.get(tower, {}).get(field, base.get(tower, {}).get(field))
     if value is None:
         raise UserError(f"config.system.{tower}.{field} is not set, and no size gives it")
@@ -98,6 +104,7 @@ def data_of(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str
     """
     data = {**config["data"], **overrides}
     check_keys("config.data", data, DATA_KEYS)
+    check_data(data)
     if not data.get("train"):
         raise UserError("config.data.train is empty: give a source, e.g. --config.data.train=jsonl:pairs.jsonl")
     data["max_bad"] = ledger.check_max_bad(data.get("max_bad", ledger.MAX_BAD))
@@ -147,7 +154,9 @@ def abstract_batch(config: Mapping[str, Any], mesh: Any) -> dict[str, jax.ShapeD
 def make_tools(config: Mapping[str, Any], tokenizer: Tokenizer) -> Tools:
     """What evaluators need of data and tokenizer."""
     length = text_length(config)
-    preprocess: Callable = Preprocess(**{**config["data"].get("eval_image", {}), "size": image_size(config)})
+    settings = config["data"].get("eval_image") or {}
+    check_keys("config.data.eval_image", settings, tuple(f.name for f in dataclasses.fields(Preprocess)))
+    preprocess: Callable = Preprocess(**{**settings, "size": image_size(config)})
     return Tools(open_source, preprocess, functools.partial(tokenizer.batch, length=length), unusable=(BadExample,))
 
 
@@ -160,26 +169,61 @@ def make_evaluators(config: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str
     return made
 
 
-def load_variables(path: str, abstract: Mapping[str, Any], image_size: int) -> dict[str, Any]:
+# Fields of a module that change how it runs or trains, not what it computes in evaluation.
+_FREE_FIELDS = {"name", "parent", "dtype", "scan", "remat", "dropout", "drop_path", "patch_drop", "image_size"}
+_FREE_SYSTEM = {*_FREE_FIELDS, "loss", "loss_form", "loss_block", "scale_init", "scale_max", "bias_init"}
+
+
+def check_same_computation(path: str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raises UserError where two systems take equal weights to different results: activation, eps, heads, pixels …
+
+    Args:
+      path: of the checkpoint, for the message.
+      found: the checkpoint's system mapping.
+      wanted: the config's.
+    """
+    plain = {"dtype": "float32", "scan": False}
+    theirs, ours = (systems.build({**models.spelled_out(each), **plain}) for each in (found, wanted))
+    pairs = [("", theirs, ours, _FREE_SYSTEM)]
+    pairs += [(f"{tower}.", getattr(theirs, tower), getattr(ours, tower), _FREE_FIELDS) for tower in ("img", "txt")]
+    differ = []
+    for prefix, one, other, free in pairs:
+        if type(one) is not type(other):
+            differ.append(f"{prefix}kind: {type(one).__name__} there, {type(other).__name__} here")
+            continue
+        for field in dataclasses.fields(one):
+            there, here = getattr(one, field.name), getattr(other, field.name)
+            if field.name not in free and not isinstance(there, nn.Module) and there != here:
+                differ.append(f"{prefix}{field.name}: {there!r} there, {here!r} here")
+    if differ:
+        raise UserError(
+            f"config.init {path} is of another system: {'; '.join(differ)}; set config.system to what is there"
+        )
+
+
+def load_variables(path: str, abstract: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     """Variables of a checkpoint, mmjax's or published, which must be exactly those of the system being trained.
 
     Args:
       path: of the checkpoint.
       abstract: the system's variables, blocks stacked or not.
-      image_size: pixels; positions of a checkpoint for another size are resized.
+      config: the run's; positions of a checkpoint for another image size are resized.
 
     Raises:
-      UserError: nothing readable at `path`, or other names or shapes.
+      UserError: nothing readable at `path`, other names or shapes, or a system that computes something else.
     """
-    found = models.load(path, image_size=image_size).variables
+    model = models.load(path, image_size=image_size(config))
+    found = model.variables
     loaded, wanted = trees.flatten(unstack_blocks(found)), trees.flatten(unstack_blocks(abstract))
     missing, unused = sorted(set(wanted) - set(loaded)), sorted(set(loaded) - set(wanted))
     wrong = [f"{k}: {loaded[k].shape} for {wanted[k].shape}" for k in wanted if k in loaded
              and loaded[k].shape != wanted[k].shape]  # fmt: skip
     if missing or unused or wrong:
         raise UserError(
-            f"{path} does not fit the system: missing {missing[:8]}, unused {unused[:8]}, shapes {wrong[:8]}"
+            f"config.init {path} does not fit the system: missing {missing[:8]}, unused {unused[:8]}, "
+            f"shapes {wrong[:8]}"
         )
+    check_same_computation(path, model.system, config["system"])
     return (
         stack_blocks(trees.unflatten(loaded))
         if trees.flatten(abstract).keys() != wanted.keys()

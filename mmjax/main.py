@@ -12,11 +12,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mmjax import inputs, reporting, systems
+from mmjax import checks, inputs, reporting, systems
 from mmjax.core import config as configs
+from mmjax.core import files, trees
 from mmjax.core import rng as rngs
 from mmjax.core import sharding as shd
-from mmjax.core import trees
 from mmjax.core.errors import UserError
 from mmjax.data import ledger
 from mmjax.train import checkpoint, loop, progress, writers
@@ -25,26 +25,9 @@ from mmjax.train.stage import Stage, make_stage
 from mmjax.train.state import State, begin
 from mmjax.train.step import train_step
 
-# key of a config -> what it holds
-KEYS = {
-    "title": "headline of the report",
-    "seed": "of parameters, order and augmentation",
-    "system": "mapping for systems.build",
-    "init": "directory of weights to begin with (an mmjax checkpoint or a published layout), or empty",
-    "tokenizer": "kind, and what it needs (mmjax/inputs.py)",
-    "data": "train, batch_size, image, text, workers … (mmjax/inputs.py)",
-    "mesh": "sizes of the axes data, fsdp, tensor",
-    "stages": "name -> fields of Stage, run in this order",
-    "evals": "name -> options of an evaluator",
-    "every": "steps between log, save, evaluate",
-    "keep": "checkpoints kept",
-    "writers": "where metrics go",
-    "report": "evaluators whose pictures the report shows",
-}
 # What may differ between a run and its continuation: it changes no number that training computes.
 FREE = ("title", "mesh", "every", "keep", "writers", "report", "evals", "init")
 FREE_DATA = ("workers", "read_ahead", "max_bad")
-REQUIRED = ("seed", "system", "tokenizer", "data", "stages")
 
 
 def train(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
@@ -59,9 +42,10 @@ def train(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
       loop.Interrupted: SIGTERM or SIGINT; everything is saved.
     """
     config = configs.plain(config)
-    check_config(config)
+    checks.check_config(config)
     workdir = pathlib.Path(workdir).absolute()
     directory = workdir / "checkpoints"
+    files.check_folder(workdir)
     check_same_run(directory, config)
     stages = {name: make_stage(name, settings) for name, settings in config["stages"].items()}
     total = sum(stage.steps for stage in stages.values())
@@ -72,8 +56,8 @@ def train(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
     mesh = shd.make_mesh(config.get("mesh"))
     for stage in stages.values():  # said before anything is built
         shd.check_batch_size(inputs.data_of(config, stage.data)["batch_size"], mesh)
-    resumed = max(checkpoint.steps(directory), default=None)
-    tokenizer = inputs.make_tokenizer(config["tokenizer"], None if resumed is None else directory / "tokenizer")
+    begun = bool(checkpoint.steps(directory))
+    tokenizer = inputs.make_tokenizer(config["tokenizer"], directory / "tokenizer" if begun else None)
     inputs.check_vocabulary(config, tokenizer)
     system = systems.build(config["system"])
     evaluators = inputs.make_evaluators(config, tokenizer)
@@ -85,19 +69,29 @@ def train(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
         _, boxed, shardings = abstract_variables(system, config, mesh)
         variables = shd.unbox(boxed)
         # Patterns that match nothing are found now, not when their stage begins; nothing is written before.
+        if not begun:
+            checks.check_trained(config, variables["params"], stages.values())
         plans = {name: optimizer(stage, variables, shardings, mesh) for name, stage in stages.items()}
-        if resumed is None:  # else shapes are enough: the checkpoint has the values
+        firsts = {name: jax.jit(functools.partial(begin, stages[name], tx), out_shardings=placed)
+                  for name, (tx, placed) in plans.items()}  # fmt: skip
+        if not begun:  # else shapes are enough: the checkpoint has the values
             variables, _ = initial_variables(system, config, mesh, rngs.stream(key, "params"))
+        description = {"system": config["system"], "config": config}
+        saver = checkpoint.Checkpointer(directory, keep=config.get("keep", 2), description=description)
+        opened.callback(saver.close)
+        resumed: int | None = None
+        restored: State | None = None
+        meta: dict[str, Any] = {}
+        if begun:
+            resumed, restored, meta = saver.restore_last(
+                lambda meta: (jax.eval_shape(firsts[meta["stage"]], variables, key), plans[meta["stage"]][1])
+            )
+        if jax.process_index() == 0 and not (begun and (directory / "tokenizer").is_dir()):
+            checkpoint.save_tokenizer(directory, tokenizer)
         logs = writers.MetricWriter(workdir, config.get("writers", ("jsonl", "csv")), resume_step=resumed)
         opened.callback(logs.close)
         dropped = ledger.Ledger(workdir, resumed, writes=jax.process_index() == 0)
         opened.callback(dropped.close)
-        description = {"system": config["system"], "config": config}
-        saver = checkpoint.Checkpointer(directory, keep=config.get("keep", 2), description=description)
-        opened.callback(saver.close)
-        if jax.process_index() == 0 and (resumed is None or not (directory / "tokenizer").is_dir()):
-            checkpoint.save_tokenizer(directory, tokenizer)
-        meta = {} if resumed is None else saver.meta(resumed)
         evaluation = reporting.Evaluation(workdir, system, mesh, evaluators, logs, resumed, total)
         offset, reached = 0, resumed is None
         for name, stage in stages.items():
@@ -106,14 +100,12 @@ def train(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
                 dropped.saw(pipelines[name].seen(stage.steps))
                 continue
             tx, placed = plans[name]
-            first = jax.jit(functools.partial(begin, stage, tx), out_shardings=placed)
-            state_rng = rngs.stream(key, f"stages/{name}")
             start, saved = 0, None
             if reached:
-                state = first(variables, state_rng)
+                state = firsts[name](variables, rngs.stream(key, f"stages/{name}"))
             else:
-                assert resumed is not None
-                state = saver.restore(resumed, jax.eval_shape(first, variables, state_rng), placed)
+                assert resumed is not None and restored is not None
+                state, restored = restored, None  # the step takes its memory
                 start, saved, reached = resumed - offset, meta["data"], True
             variables = {}  # the state has them now
             describe(name, stage, state, start)
@@ -206,8 +198,8 @@ def abstract_variables(system: Any, config: Mapping[str, Any], mesh: Any) -> tup
 def initial_variables(system: Any, config: Mapping[str, Any], mesh: Any, key: jax.Array) -> tuple[dict, dict]:
     """Variables of the system, made where they belong (or read from `config["init"]`), and their shardings."""
     init, boxed, shardings = abstract_variables(system, config, mesh)
-    if config.get("init"):
-        loaded = inputs.load_variables(config["init"], shd.unbox(boxed), inputs.image_size(config))
+    if config.get("init") not in (None, "", checks.RANDOM):
+        loaded = inputs.load_variables(config["init"], shd.unbox(boxed), config)
         return jax.tree.map(jax.device_put, loaded, shardings), shardings
     return jax.jit(lambda key: shd.unbox(init(key)), out_shardings=shardings)(key), shardings
 
@@ -229,22 +221,6 @@ def describe(name: str, stage: Stage, state: State, start: int) -> None:
     print(f"stage {name}: {stage.steps} steps" + (f", going on from step {start}" if start else ""))
     for module in sorted(set(trainable) | set(frozen)):
         print(f"  {module:12} {trainable.get(module, 0):>13,} trainable  {frozen.get(module, 0):>13,} frozen")
-
-
-def check_config(config: Mapping[str, Any]) -> None:
-    """Raises UserError for keys that do not exist or are missing, and for names that refer to nothing."""
-    configs.check_keys("config", config, KEYS)
-    missing = [key for key in REQUIRED if not config.get(key) and config.get(key) != 0]
-    if missing:
-        raise UserError(f"config.{missing[0]} is missing or empty: {KEYS[missing[0]]}")
-    configs.check_keys("config.every", config.get("every", {}), ("log", "save", "evaluate"))
-    unknown = sorted(set(config.get("report", ())) - set(config.get("evals", {})))
-    if unknown:
-        raise UserError(
-            f"config.report names {unknown}, which config.evals lacks; it has {list(config.get('evals', {}))}"
-        )
-    if config.get("keep", 2) < 1:
-        raise UserError(f"config.keep = {config['keep']}; valid: at least 1 checkpoint")
 
 
 def check_same_run(directory: pathlib.Path, config: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +58,17 @@ def make_folder(path: str | os.PathLike) -> Path:
     return path
 
 
+def check_folder(path: str | os.PathLike) -> None:
+    """Raises UserError unless `make_folder` would work; makes nothing."""
+    path = Path(path)
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    with writing(path):
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
+
+
 @contextlib.contextmanager
 def writing(path: str | os.PathLike) -> Iterator[None]:
     """Turns what the system says about a write to `path` into a UserError."""
@@ -83,6 +95,14 @@ def advice(number: int | None) -> str:
     if number in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
         return "a file stands where a folder is needed, or the other way round: name another place"
     return "name another place, or mend this one"
+
+
+def number_in(text: str) -> int | None:
+    """The number of the system's error that a library's message tells of: a full disk, or a place that is closed."""
+    found = re.search(r"\[OS error (\d+)", text) or re.search(r"\[Errno (\d+)\]", text)
+    if found:
+        return int(found[1])
+    return next((number for number in (*FULL, *CLOSED) if os.strerror(number) in text), None)
 
 
 def _free(path: Path) -> str:

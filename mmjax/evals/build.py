@@ -32,6 +32,10 @@ def build_evaluator(name: str, spec: Mapping[str, Any], tools: Tools) -> Evaluat
         near = difflib.get_close_matches(str(kind), KINDS, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UserError(f"evaluator {name!r}: kind {kind!r} is not one of {sorted(KINDS)}{hint}")
+    for key, least in (("limit", 1), ("resamples", 0)):
+        value = options.get(key, least)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise UserError(f"evaluator {name!r}: {key} = {value!r}; valid: a whole number, at least {least}")
     try:
         return KINDS[kind](name, options, tools)
     except UserError as error:

@@ -113,9 +113,29 @@ def _check_tower(where: str, config: Mapping[str, Any], valid: Collection[str], 
     for key, choices in _CHOICES.items():
         if key in config:
             check_choice(f"{where}: {key}", config[key], choices)
+    _check_values(where, config)
     width, heads = config["width"], config.get("heads")
     if config.get("kind") != "resnet" and width % heads:
         raise UserError(f"{where}: {heads} heads do not divide the width {width}")
+
+
+_COUNTS = ("image_size", "patch", "patch_stride", "width", "depth", "heads", "mlp_dim", "vocab", "length")
+_RATES = ("dropout", "drop_path", "patch_drop")
+
+
+def _check_values(where: str, config: Mapping[str, Any]) -> None:
+    """Raises UserError for counts that are no positive whole numbers, and rates and eps out of range."""
+    for key in (key for key in _COUNTS if config.get(key) is not None):
+        value = config[key]
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise UserError(f"{where}: {key} = {value!r}; valid: a whole number, at least 1")
+    for key in (key for key in _RATES if key in config):
+        value = config[key]
+        if not isinstance(value, int | float) or not 0 <= value < 1:
+            raise UserError(f"{where}: {key} = {value!r}; valid: a number from 0 to less than 1")
+    eps = config.get("eps", 1e-5)
+    if not isinstance(eps, float) or not 0 < eps < 1:
+        raise UserError(f"{where}: eps = {eps!r}; valid: a small positive number, such as 1e-5")
 
 
 def image_tower(where: str, config: Mapping[str, Any], *, features: int, **shared: Any) -> ViT | ModifiedResNet:

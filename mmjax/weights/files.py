@@ -18,6 +18,7 @@ from mmjax.weights.transforms import Shape
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 OPEN_CLIP_WEIGHTS = "open_clip_model.safetensors"
+PARTIAL = (".incomplete", ".part", ".partial", ".crdownload", ".download")  # of hubs, curl, browsers
 PICKLED = (".pt", ".pth", ".bin")
 
 
@@ -64,10 +65,29 @@ class SafeTensors:
 
 
 def _open(path: pathlib.Path):
+    _check_download(path)
     try:
         return safetensors.safe_open(path, framework="numpy")
     except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"{path} cannot be read as safetensors: {error}") from error
+        hint = ""
+        if "Incomplete" in str(error) or "TooShort" in str(error) or "header" in str(error).lower():
+            hint = "; was its download interrupted? Fetch the file again"
+        raise UserError(
+            f"{path} ({path.stat().st_size:,} bytes) cannot be read as safetensors: {error}{hint}"
+        ) from error
+
+
+def _check_download(path: pathlib.Path) -> None:
+    """Raises UserError for what stands in the place of weights when a download went wrong."""
+    with path.open("rb") as file:
+        begin = file.read(512).lstrip()
+    again = "fetch the weights again"
+    if not begin:
+        raise UserError(f"{path} is empty: {again}")
+    if begin.startswith(b"version https://git-lfs"):
+        raise UserError(f"{path} is a pointer of Git LFS, not the weights: run `git lfs pull` where it was cloned")
+    if begin[:64].lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        raise UserError(f"{path} is a web page, not weights (an error page or a login, perhaps): {again}")
 
 
 def find_weights(path: pathlib.Path) -> pathlib.Path:
@@ -90,6 +110,9 @@ def find_weights(path: pathlib.Path) -> pathlib.Path:
             return found[0]
         if found:
             raise UserError(f"{path} holds several weight files, name one: {', '.join(p.name for p in found)}")
+    partial = sorted(p.name for p in path.iterdir() if p.suffix in PARTIAL)
+    if partial:
+        raise UserError(f"{path} holds no weights but an interrupted download, {', '.join(partial)}: finish it")
     raise UserError(
         f"{path} holds no weights: looked for {WEIGHTS}, {INDEX}, one *.safetensors or one *.pt, *.pth, *.bin"
     )
@@ -105,6 +128,7 @@ def open_tensors(path: str | pathlib.Path) -> Tensors:
     if path.name.endswith(".index.json"):
         return SafeTensors(_shards(path))
     if path.suffix in PICKLED:
+        _check_download(path)
         return TorchArchive(path)
     return SafeTensors([path])
 
