@@ -99,7 +99,7 @@ def advice(number: int | None) -> str:
 
 def number_in(text: str) -> int | None:
     """The number of the system's error that a library's message tells of: a full disk, or a place that is closed."""
-    found = re.search(r"\[OS error (\d+)", text) or re.search(r"\[Errno (\d+)\]", text)
+    found = re.search(r"\[os_error_code='(\d+)'", text) or re.search(r"\[Errno (\d+)\]", text)
     if found:
         return int(found[1])
     return next((number for number in (*FULL, *CLOSED) if os.strerror(number) in text), None)

@@ -52,6 +52,7 @@ class Checkpointer:
         self.directory = files.make_folder(pathlib.Path(directory).absolute())
         if description is not None and jax.process_index() == 0:
             write_description(self.directory, description)
+        _silence_leftovers()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True, create=False)
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 
@@ -362,9 +363,9 @@ def _reading() -> Iterator[None]:
 
 
 def _silence_leftovers() -> None:
-    """Where one read fails, the library drops the others in mid-air, and Python would print a traceback for each.
+    """Where one read or write fails, the library drops the others in mid-air: Python would print a traceback for each.
 
-    The failure itself is reported by whoever catches Damaged; from here on only what the dropped reads say is left out.
+    The failure itself is raised; from here on, what the dropped ones say after it is left out.
     """
     before = sys.unraisablehook
     if getattr(before, "leaves_out_reads", False):
