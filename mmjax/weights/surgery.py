@@ -93,7 +93,8 @@ def load(
     found = clip_config.detect_layout(config, where)
     if layout not in (None, found):
         raise UserError(f"{where} is of the layout {found!r}, not {layout!r}")
-    system = clip_config.system_from(config, found, where) | _pixels(source)
+    system = clip_config.system_from(config, found, where)
+    system |= _pixels(source, system)
     origin = _origin(found, config, tensors)
     resized = _resized(system, image_size)
     grow, notes = _position_resize(system, resized, found)
@@ -130,12 +131,12 @@ def _origin(layout: str, config: dict[str, Any], tensors: files.Tensors) -> Orig
     return Origin(layout, config, any(key.startswith("text.") for key in keys), one_value)
 
 
-def _pixels(source: pathlib.Path) -> dict[str, list[float]]:
-    """mean and std of a Hugging Face preprocessor, where they are not CLIP's."""
+def _pixels(source: pathlib.Path, system: Mapping[str, Any]) -> dict[str, list[float]]:
+    """mean and std of a Hugging Face preprocessor, where they are not the system's."""
     path = (source if source.is_dir() else source.parent) / PREPROCESSOR
     settings = files.read_json(path) if path.is_file() else {}
     stored = {"mean": settings.get("image_mean"), "std": settings.get("image_std")}
-    usual = {"mean": list(CLIP_MEAN), "std": list(CLIP_STD)}
+    usual = {"mean": list(system.get("mean", CLIP_MEAN)), "std": list(system.get("std", CLIP_STD))}
     return {key: value for key, value in stored.items() if value is not None and value != usual[key]}
 
 
@@ -177,7 +178,7 @@ def _position_resize(
 
     transformers interpolates without antialias; open_clip with it, and OpenAI's models are resized by open_clip.
     """
-    resnet = old["img"].get("kind") == "resnet"
+    resnet, extra = old["img"].get("kind") == "resnet", int(old["img"].get("cls", True))
     path, step = ("params/img/attnpool/pos", 32) if resnet else ("params/img/pos", old["img"].get("patch"))
     before, after = old["img"]["image_size"] // step, new["img"]["image_size"] // step
     if before == after:
@@ -187,9 +188,10 @@ def _position_resize(
     def resize(at: str, table: np.ndarray) -> np.ndarray:
         if at != path:
             return table
-        grid = table[1:].reshape(before, before, -1)  # [P, D] -> [Y, X, D]; row 0 is the class (or mean) token's
+        # [P, D] -> [Y, X, D]; row 0 is the class (or mean) token's, where there is one
+        grid = table[extra:].reshape(before, before, -1)
         grown = bicubic_resize(grid, (after, after), antialias=antialias)
-        return np.concatenate([table[:1], np.asarray(grown).reshape(after * after, -1)])
+        return np.concatenate([table[:extra], np.asarray(grown).reshape(after * after, -1)])
 
     rule = "bicubic with antialias (open_clip)" if antialias else "bicubic without antialias (transformers)"
     return resize, (f"{path}: grid {before}x{before} -> {after}x{after}, {rule}",)
