@@ -47,7 +47,14 @@ EXTRAS = {
     "wandb": ["wandb>=0.18"],
     "notebook": ["ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10"],
     # Live comparison with other implementations. Exact pins: a parity run has to be repeatable.
-    "parity": ["torch==2.13.0", "transformers==5.23.0"],
+    "parity": [
+        "open_clip_torch==3.3.0",
+        "protobuf>=5",  # what transformers reads SentencePiece vocabularies with
+        "timm==1.0.31",
+        "torch==2.13.0",
+        "torchvision==0.28.0",  # open_clip imports it
+        "transformers==5.23.0",
+    ],
     "dev": [
         "beartype>=0.20",
         "easy-vqa==1.0",

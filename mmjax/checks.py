@@ -14,7 +14,7 @@ KEYS = {
     "title": ("text", "headline of the report"),
     "seed": ("whole", "of parameters, order and augmentation"),
     "system": ("mapping", "mapping for systems.build"),
-    "init": ("text", "directory of weights to begin with (an mmjax checkpoint or a published layout), or empty; "
+    "init": ("weights", "a checkpoint to begin with, in any layout, or parts of some (mmjax/initial.py), or empty; "
              "'random' says that frozen random weights are meant"),
     "tokenizer": ("mapping", "kind, and what it needs (mmjax/inputs.py)"),
     "data": ("mapping", "train, batch_size, image, text, workers … (mmjax/inputs.py)"),

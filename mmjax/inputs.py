@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -15,10 +15,8 @@ from mmjax.checks import check_data
 from mmjax.commands import models
 from mmjax.commands.left_out import tell
 from mmjax.core import sharding as shd
-from mmjax.core import trees
 from mmjax.core.config import check_keys
 from mmjax.core.errors import UserError
-from mmjax.core.stacking import stack_blocks, unstack_blocks
 from mmjax.data import augment, ledger
 from mmjax.data import text as texts
 from mmjax.data.choices import choose
@@ -174,18 +172,22 @@ _FREE_FIELDS = {"name", "parent", "dtype", "scan", "remat", "dropout", "drop_pat
 _FREE_SYSTEM = {*_FREE_FIELDS, "loss", "loss_form", "loss_block", "scale_init", "scale_max", "bias_init"}
 
 
-def check_same_computation(path: str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def check_same_computation(
+    path: str, found: Mapping[str, Any], wanted: Mapping[str, Any], parts: Collection[str] = ("", "img", "txt")
+) -> None:
     """Raises UserError where two systems take equal weights to different results: activation, eps, heads, pixels …
 
     Args:
       path: of the checkpoint, for the message.
       found: the checkpoint's system mapping.
       wanted: the config's.
+      parts: what of them is compared: the towers "img" and "txt", and "" for what belongs to neither.
     """
     plain = {"dtype": "float32", "scan": False}
     theirs, ours = (systems.build({**models.spelled_out(each), **plain}) for each in (found, wanted))
-    pairs = [("", theirs, ours, _FREE_SYSTEM)]
-    pairs += [(f"{tower}.", getattr(theirs, tower), getattr(ours, tower), _FREE_FIELDS) for tower in ("img", "txt")]
+    pairs = [("", theirs, ours, _FREE_SYSTEM)] if "" in parts else []
+    towers = [tower for tower in ("img", "txt") if tower in parts]
+    pairs += [(f"{tower}.", getattr(theirs, tower), getattr(ours, tower), _FREE_FIELDS) for tower in towers]
     differ = []
     for prefix, one, other, free in pairs:
         if type(one) is not type(other):
@@ -199,33 +201,3 @@ def check_same_computation(path: str, found: Mapping[str, Any], wanted: Mapping[
         raise UserError(
             f"config.init {path} is of another system: {'; '.join(differ)}; set config.system to what is there"
         )
-
-
-def load_variables(path: str, abstract: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Variables of a checkpoint, mmjax's or published, which must be exactly those of the system being trained.
-
-    Args:
-      path: of the checkpoint.
-      abstract: the system's variables, blocks stacked or not.
-      config: the run's; positions of a checkpoint for another image size are resized.
-
-    Raises:
-      UserError: nothing readable at `path`, other names or shapes, or a system that computes something else.
-    """
-    model = models.load(path, image_size=image_size(config))
-    found = model.variables
-    loaded, wanted = trees.flatten(unstack_blocks(found)), trees.flatten(unstack_blocks(abstract))
-    missing, unused = sorted(set(wanted) - set(loaded)), sorted(set(loaded) - set(wanted))
-    wrong = [f"{k}: {loaded[k].shape} for {wanted[k].shape}" for k in wanted if k in loaded
-             and loaded[k].shape != wanted[k].shape]  # fmt: skip
-    if missing or unused or wrong:
-        raise UserError(
-            f"config.init {path} does not fit the system: missing {missing[:8]}, unused {unused[:8]}, "
-            f"shapes {wrong[:8]}"
-        )
-    check_same_computation(path, model.system, config["system"])
-    return (
-        stack_blocks(trees.unflatten(loaded))
-        if trees.flatten(abstract).keys() != wanted.keys()
-        else trees.unflatten(loaded)
-    )

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mmjax import checks, inputs, reporting, systems
+from mmjax import checks, initial, inputs, licences, reporting, systems
 from mmjax.core import config as configs
 from mmjax.core import files, trees
 from mmjax.core import rng as rngs
@@ -76,7 +76,7 @@ def train(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
                   for name, (tx, placed) in plans.items()}  # fmt: skip
         if not begun:  # else shapes are enough: the checkpoint has the values
             variables, _ = initial_variables(system, config, mesh, rngs.stream(key, "params"))
-        description = {"system": config["system"], "config": config}
+        description = {"system": config["system"], "config": config, "licences": licences.of_run(config)}
         saver = checkpoint.Checkpointer(directory, keep=config.get("keep", 2), description=description)
         opened.callback(saver.close)
         resumed: int | None = None
@@ -198,10 +198,16 @@ def abstract_variables(system: Any, config: Mapping[str, Any], mesh: Any) -> tup
 def initial_variables(system: Any, config: Mapping[str, Any], mesh: Any, key: jax.Array) -> tuple[dict, dict]:
     """Variables of the system, made where they belong (or read from `config["init"]`), and their shardings."""
     init, boxed, shardings = abstract_variables(system, config, mesh)
-    if config.get("init") not in (None, "", checks.RANDOM):
-        loaded = inputs.load_variables(config["init"], shd.unbox(boxed), config)
-        return jax.tree.map(jax.device_put, loaded, shardings), shardings
-    return jax.jit(lambda key: shd.unbox(init(key)), out_shardings=shardings)(key), shardings
+
+    def random() -> Any:
+        return jax.jit(lambda key: shd.unbox(init(key)), out_shardings=shardings)(key)
+
+    if config.get("init") in (None, "", checks.RANDOM):
+        return random(), shardings
+    variables, account = initial.load(config, shd.unbox(boxed), shardings, random)
+    if jax.process_index() == 0:
+        print(account)
+    return variables, shardings
 
 
 def optimizer(stage: Stage, variables: Mapping, shardings: Mapping, mesh: Any) -> tuple[Any, State]:

@@ -1,4 +1,4 @@
-"""CLIP's and SigLIP's fixtures: the publishers' inputs in, their outputs out, all through public methods of the system."""
+"""CLIP's and SigLIP's fixtures: the publishers' inputs in, their outputs out, through public methods of the system."""
 
 import pathlib
 import re
@@ -85,7 +85,7 @@ class ClipRunner:
                 batch |= {"ids": jnp.asarray(inputs[name], jnp.int32), "valid": jnp.asarray(valid)}
         kept = inputs.get("attention_mask", 1)
         if not self.loaded.system["txt"].get("causal", True):  # every token sees all others that the mask leaves
-            seen = np.broadcast_to(np.asarray(kept, bool), inputs[name].shape) if (name := self._text(inputs)) else None
+            seen = np.broadcast_to(np.asarray(kept, bool), inputs[text].shape) if (text := self._text(inputs)) else None
             self.model = self._build(mask_padding=seen is not None and not seen.all())
             return batch if seen is None else {**batch, "valid": jnp.asarray(seen)}
         # What follows the end token is behind the causal mask: masking it changes no pooled state.

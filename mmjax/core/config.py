@@ -113,6 +113,7 @@ TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "whole": (int, "a whole number"),
     "number": ((int, float), "a number"),
     "text": (str, "text"),
+    "weights": ((str, Mapping, list, tuple), "a path, a mapping with one, or a list of these"),
     "mapping": (Mapping, "a mapping"),
     "list": ((list, tuple), "a list"),
 }

@@ -15,7 +15,6 @@ from mmjax.nn.norm import LayerNorm
 from mmjax.nn.patch import AnyArray
 from mmjax.nn.transformer import BlockSpec, Inputs, Transformer
 
-
 POOLS = ("end", "last")
 
 

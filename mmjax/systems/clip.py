@@ -157,7 +157,7 @@ def _size(embed_dim: int, img: dict[str, Any], width: int) -> dict[str, Any]:
 
 def _siglip(size: int, patch: int, width: int, depth: int, heads: int, mlp_dim: int | None = None) -> dict[str, Any]:
     """Both towers as wide as the shared space, no class token but an attention pool, texts seen whole and read last."""
-    tower = {"width": width, "depth": depth, "heads": heads, "mlp_dim": mlp_dim or 4 * width}
+    tower: dict[str, Any] = {"width": width, "depth": depth, "heads": heads, "mlp_dim": mlp_dim or 4 * width}
     tower |= {"act": "gelu_tanh", "eps": 1e-6}
     img = {"image_size": size, "patch": patch, "patch_bias": True, "cls": False, "pool": "map", "norm_pre": False}
     img |= {"norm_post": "all", **({"crop_edge": True} if size % patch else {})}
@@ -196,7 +196,8 @@ def build(config: Mapping[str, Any]) -> CLIP:
         config = base.override(SIZES[size], config)
     options = {"txt_bias", "loss", "loss_form", "loss_block", "scale_init", "scale_max", "bias_init", "mean", "std"}
     shared = {"dtype", "scan", "remat"}
-    base.check_keys("system clip", config, {"name", "size", "embed_dim", "project_img", "img", "txt", *options, *shared},
+    base.check_keys("system clip", config,
+                    {"name", "size", "embed_dim", "project_img", "img", "txt", *options, *shared},
                     required=("embed_dim", "img", "txt"))  # fmt: skip
     base.check_choice("system clip: loss", config.get("loss", "softmax"), ("softmax", "sigmoid"))
     base.check_choice("system clip: loss_form", config.get("loss_form", "plain"), ("plain", "blocked", "ring"))

@@ -1,7 +1,7 @@
 """Checkpoints: a directory is enough to resume bit for bit, evaluate, generate, serve or export.
 
 ```
-DIR/mmjax.json           format version, system mapping, resolved config
+DIR/mmjax.json           format version, system mapping, resolved config, licences of what went in
 DIR/tokenizer/           the tokenizer's files
 DIR/<step>/state/        orbax: a train State (or DIR/<step>/model/: variables alone)
 DIR/<step>/meta/         JSON: stage, step within it, state of the data iterator; digests of the arrays
@@ -18,7 +18,7 @@ import pathlib
 import shutil
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -237,6 +237,7 @@ def save_model(
     *,
     tokenizer: Any = None,
     config: Mapping[str, Any] | None = None,
+    licences: Sequence[Mapping[str, str]] = (),
 ) -> None:
     """Writes variables alone (an import, an export) in the layout of this module, as step 0.
 
@@ -245,6 +246,7 @@ def save_model(
       variables: {"params": …} and other collections.
       tokenizer: anything with `save(directory)`.
       config: the resolved config, if there is one.
+      licences: the ledger of what went into the model.
 
     Raises:
       UserError: the directory holds a training run.
@@ -260,7 +262,7 @@ def save_model(
         writer.save(directory / "0" / "model", ready, force=True)
     # Last: with it the directory counts as a checkpoint.
     description = {"system": dict(system), "config": dict(config) if config else None, "digests": digests(ready)}
-    write_description(directory, description)
+    write_description(directory, {**description, "licences": [dict(item) for item in licences]})
 
 
 def load_model(

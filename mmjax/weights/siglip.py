@@ -1,6 +1,7 @@
 """SigLIP's published layouts as tables: Hugging Face's, and open_clip's with an image tower of timm's.
 
-Sources: transformers `SiglipModel`; open_clip `CustomTextCLIP` around timm's `VisionTransformer` with `AttentionPoolLatent`.
+Sources: transformers `SiglipModel`; open_clip `CustomTextCLIP` around timm's `VisionTransformer` and
+`AttentionPoolLatent`.
 """
 
 from collections.abc import Mapping

@@ -111,7 +111,9 @@ def test_pixels_beyond_the_last_patch_are_left_out_only_when_asked():
     params = make(module)
     base = run(module, params)
     assert base.tokens.shape == (3, 5, 24)
-    np.testing.assert_array_equal(run(module, params, IMAGE.at[:, 14:].set(9.0).at[:, :, 14:].set(9.0)).pooled, base.pooled)
+    np.testing.assert_array_equal(
+        run(module, params, IMAGE.at[:, 14:].set(9.0).at[:, :, 14:].set(9.0)).pooled, base.pooled
+    )
     assert np.abs(run(module, params, IMAGE.at[:, 13].set(9.0)).pooled - base.pooled).max() > 1e-3
     with pytest.raises(UserError, match="does not divide into patches of 7"):
         make(ViT(**SIZE | {"patch": 7}))

@@ -24,6 +24,7 @@ CONFIGS: dict[str, dict] = {
     "mixed": {"img": (32, 2, 128, 2, "relu"), "txt": (32, 8, 64, 2, "silu"), "eos": 98, "eps": 1e-3},
 }
 
+
 def peer(name: str):
     """A CLIPModel with every parameter random, in evaluation mode."""
     import torch
