@@ -142,8 +142,8 @@ def _plan(
         if any(line.startswith(EMBEDDING) for line in wrong):
             hints.append("grow_vocab=True in that mapping fills new rows of the embedding with the mean of the others")
         raise UserError(
-            f"{entry.where} {entry.path} does not fit the system: missing {missing[:_NAMED]}, unused {unused[:_NAMED]}, "
-            f"shapes {wrong[:_NAMED]}" + "".join(f"; {hint}" for hint in hints)
+            f"{entry.where} {entry.path} does not fit the system: missing {missing[:_NAMED]}, "
+            f"unused {unused[:_NAMED]}, shapes {wrong[:_NAMED]}" + "".join(f"; {hint}" for hint in hints)
         )
     tops = {ours.split("/")[1] for path, ours in plan.items() if path.split("/")[1] == ours.split("/")[1]}
     inputs.check_same_computation(entry.path, theirs, system, {"", "img", "txt"} if entry.whole else tops)

@@ -13,8 +13,9 @@ from PIL import Image
 from mmjax import inputs, systems
 from mmjax.commands import models
 from mmjax.core import sharding as shd
-from mmjax.core.errors import UserError
+from mmjax.core.errors import BadExample, UserError
 from mmjax.core.placement import put
+from mmjax.data.decode import decode_image
 from mmjax.data.tokenizers import Tokenizer, open_tokenizer
 from mmjax.evals.base import Predictor, Tools
 from mmjax.evals.prompts import PLAIN, embed_ensemble, load_templates
@@ -133,9 +134,10 @@ def pixels(picture: Picture) -> np.ndarray:
     if not isinstance(picture, str | pathlib.Path):
         raise UserError(f"a picture is an array, a PIL image or a path, not {type(picture).__name__}")
     try:
-        with Image.open(picture) as opened:
-            return pixels(opened)
+        return decode_image(pathlib.Path(picture).read_bytes())
     except OSError as error:
+        raise UserError(f"picture {picture}: {error.strerror}") from error
+    except BadExample as error:
         raise UserError(f"picture {picture}: {error}") from error
 
 
