@@ -168,6 +168,8 @@ def make_evaluators(config: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str
 
 
 # Fields of a module that change how it runs or trains, not what it computes in evaluation.
+# Shapes tell these already; some may be left to a default, so that equal systems say them differently.
+_SHAPES = {"mlp_dim", "vocab", "length", "width", "depth", "layers", "patch_stride"}
 _FREE_FIELDS = {"name", "parent", "dtype", "scan", "remat", "dropout", "drop_path", "patch_drop", "image_size"}
 _FREE_SYSTEM = {*_FREE_FIELDS, "loss", "loss_form", "loss_block", "scale_init", "scale_max", "bias_init"}
 
@@ -195,7 +197,8 @@ def check_same_computation(
             continue
         for field in dataclasses.fields(one):
             there, here = getattr(one, field.name), getattr(other, field.name)
-            if field.name not in free and not isinstance(there, nn.Module) and there != here:
+            unsaid = field.name == "heads" and None in (there, here)  # a ResNet's default
+            if field.name not in free | _SHAPES and not unsaid and not isinstance(there, nn.Module) and there != here:
                 differ.append(f"{prefix}{field.name}: {there!r} there, {here!r} here")
     if differ:
         raise UserError(
