@@ -76,12 +76,17 @@ def test_there_are_many_kinds():
     assert len(set(names)) == len(names) >= 60 and set(AS_PROCESSES) <= set(names)
 
 
+def files_below(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The files of a folder, less the byte code that Python keeps of a config."""
+    return sorted(p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+
+
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
 def test_one_line(mistake, prepare, capsys, tmp_path):
     argv = prepare(mistake)
-    before = sorted(p for p in tmp_path.rglob("*") if p.is_file())
+    before = files_below(tmp_path)
     check_line(mistake, exit_code(argv), capsys.readouterr().err)
-    after = sorted(p for p in tmp_path.rglob("*") if p.is_file())
+    after = files_below(tmp_path)
     # A mistake that is found leaves nothing that would be in the way of the mended command.
     assert before == after, set(after) - set(before)
 
