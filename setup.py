@@ -14,6 +14,7 @@ if _VERSION is None:
 
 INSTALL = [
     "absl-py>=2.1",
+    "array_record>=0.8.1",
     "flax>=0.12,<0.13",
     "ftfy>=6.2",
     "grain>=0.2.15",
@@ -28,6 +29,7 @@ INSTALL = [
     "pillow>=11",
     "regex>=2024.4",
     "safetensors>=0.5",
+    "scipy>=1.13",
     "sentencepiece>=0.2",
 ]
 
@@ -38,20 +40,35 @@ EXTRAS = {
     "gpu-cuda12": ["jax[cuda12]"],
     # Data and logging back ends that are imported only when a config names them.
     "tfds": ["tensorflow-datasets>=4.9.9", "importlib_resources>=6"],  # reads prepared sets without TensorFlow
+    "parquet": ["pyarrow>=17"],
+    "easy_vqa": ["easy-vqa==1.0"],
+    "faiss": ["faiss-cpu>=1.9"],  # another way to search an index
     "tensorboard": ["tensorboardX>=2.6"],
     "wandb": ["wandb>=0.18"],
     "notebook": ["ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10"],
     # Live comparison with other implementations. Exact pins: a parity run has to be repeatable.
-    "parity": ["torch==2.13.0", "transformers==5.23.0"],
+    "parity": [
+        "open_clip_torch==3.3.0",
+        "protobuf>=5",  # what transformers reads SentencePiece vocabularies with
+        "timm==1.0.31",
+        "torch==2.13.0",
+        "torchvision==0.28.0",  # open_clip imports it
+        "transformers==5.23.0",
+    ],
     "dev": [
         "beartype>=0.20",
+        "easy-vqa==1.0",
+        "importlib_resources>=6",
         "ipykernel>=6.29",
         "mypy>=1.15",
         "nbclient>=0.10",
         "nbformat>=5.10",
+        "pyarrow>=17",
         "pytest>=8.3",
         "pytest-xdist>=3.6",
         "ruff>=0.9",
+        "scikit-learn>=1.5",
+        "tensorflow-datasets>=4.9.9",
     ],
 }
 

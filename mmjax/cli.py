@@ -2,18 +2,23 @@
 
 import argparse
 import importlib
+import re
 import signal
 import sys
 from collections.abc import Sequence
 
 from mmjax import __version__
+from mmjax.core import files
 from mmjax.core.errors import UserError
 
 # name -> (module with add_arguments and run, help)
 COMMANDS = {
     "train": ("mmjax.commands.train", "train a config; continues what the work directory holds"),
     "eval": ("mmjax.commands.evaluate", "evaluate a checkpoint"),
+    "embed": ("mmjax.commands.embed", "write embeddings of pictures or texts to a file"),
+    "search": ("mmjax.commands.search", "search pictures by a text or by another picture"),
     "convert": ("mmjax.commands.convert", "convert a checkpoint between layouts"),
+    "data": ("mmjax.commands.data", "inspect a data source, or convert it to shards"),
     "verify": ("mmjax.commands.verify", "re-compute golden fixtures"),
 }
 
@@ -47,15 +52,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.overrides = overrides
     try:
         return importlib.import_module(COMMANDS[args.command][0]).run(args)
-    except UserError as error:
+    except (UserError, OSError) as error:
         if args.debug:
             raise
-        print(f"mmjax {args.command}: {error}", file=sys.stderr)
+        print(f"mmjax {args.command}: {said(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         if args.debug:
             raise
         return 128 + signal.SIGINT
+
+
+def said(error: UserError | OSError) -> str:
+    """The message of a mistake, or of what the system refused (a full disk, a file that may not be read), in one line.
+
+    Raises:
+      OSError: it names no file and has no number: not the system's, but a bug, whose traceback is wanted.
+    """
+    if isinstance(error, UserError):
+        return re.sub(r"\s*\n\s*", " ", str(error))
+    if error.errno is None:
+        raise error
+    where = f"{error.filename}: " if error.filename is not None else ""
+    return f"{where}{error.strerror or error}; {files.advice(error.errno)}"
 
 
 if __name__ == "__main__":

@@ -1,23 +1,28 @@
 """From a config to what training reads: tokenizer, pipeline, evaluators, weights to begin with."""
 
+import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 
 from mmjax import systems
+from mmjax.checks import check_data
 from mmjax.commands import models
+from mmjax.commands.left_out import tell
 from mmjax.core import sharding as shd
-from mmjax.core import trees
 from mmjax.core.config import check_keys
 from mmjax.core.errors import UserError
-from mmjax.core.stacking import stack_blocks, unstack_blocks
-from mmjax.data import augment
+from mmjax.data import augment, ledger
 from mmjax.data import text as texts
+from mmjax.data.choices import choose
+from mmjax.data.example import BadExample
 from mmjax.data.image import Preprocess
+from mmjax.data.load import usable
 from mmjax.data.pipeline import Pipeline
 from mmjax.data.prefetch import DevicePrefetch, prefetch_to_device
 from mmjax.data.sources import open_source
@@ -36,6 +41,7 @@ DATA_KEYS = {
     "eval_image": "fields of image.Preprocess, without size",
     "workers": "processes that make batches",
     "read_ahead": "batches made ahead, per worker",
+    "max_bad": "share of the examples seen that may be unusable (ledger.jsonl says which); more stop the run",
 }
 
 
@@ -55,7 +61,7 @@ def make_tokenizer(config: Mapping[str, Any], saved: pathlib.Path | None) -> Tok
             "config.tokenizer needs `spec`, or `train_on` (a source) and `vocab_size` to train SentencePiece"
         )
     source = open_source(config["train_on"])
-    lines = (line for i in range(len(source)) for line in source[i]["texts"])
+    lines = (line for example in usable(source) for line in example["texts"])
     options = {k: config[k] for k in ("model_type", "normalization") if k in config}
     return SentencePiece.train(lines, config["vocab_size"], **options)
 
@@ -79,7 +85,9 @@ def image_size(config: Mapping[str, Any]) -> int:
 
 def _system_field(config: Mapping[str, Any], tower: str, field: str) -> Any:
     system = config["system"]
-    base = systems.SIZES.get(system["name"], {}).get(system.get("size"), {})
+    if system.get("size") is not None and system.get("name") in systems.SIZES:
+        choose("size of config.system", system["size"], systems.SIZES[system["name"]])
+    base = systems.SIZES.get(system.get("name"), {}).get(system.get("size"), {})
     value = system.get(tower, {}).get(field, base.get(tower, {}).get(field))
     if value is None:
         raise UserError(f"config.system.{tower}.{field} is not set, and no size gives it")
@@ -94,8 +102,10 @@ def data_of(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str
     """
     data = {**config["data"], **overrides}
     check_keys("config.data", data, DATA_KEYS)
+    check_data(data)
     if not data.get("train"):
-        raise UserError("config.data.train is empty: give a source, e.g. --config.data.train=emoji:train")
+        raise UserError("config.data.train is empty: give a source, e.g. --config.data.train=jsonl:pairs.jsonl")
+    data["max_bad"] = ledger.check_max_bad(data.get("max_bad", ledger.MAX_BAD))
     return data
 
 
@@ -142,38 +152,55 @@ def abstract_batch(config: Mapping[str, Any], mesh: Any) -> dict[str, jax.ShapeD
 def make_tools(config: Mapping[str, Any], tokenizer: Tokenizer) -> Tools:
     """What evaluators need of data and tokenizer."""
     length = text_length(config)
-    preprocess: Callable = Preprocess(**{**config["data"].get("eval_image", {}), "size": image_size(config)})
-    return Tools(open_source, preprocess, functools.partial(tokenizer.batch, length=length))
+    settings = config["data"].get("eval_image") or {}
+    check_keys("config.data.eval_image", settings, tuple(f.name for f in dataclasses.fields(Preprocess)))
+    preprocess: Callable = Preprocess(**{**settings, "size": image_size(config)})
+    return Tools(open_source, preprocess, functools.partial(tokenizer.batch, length=length), unusable=(BadExample,))
 
 
 def make_evaluators(config: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, Evaluator]:
-    """The evaluators that the config names."""
+    """The evaluators that the config names; process 0 says which examples they had to leave out."""
     tools = make_tools(config, tokenizer)
-    return {name: build_evaluator(name, spec, tools) for name, spec in config.get("evals", {}).items()}
+    made = {name: build_evaluator(name, spec, tools) for name, spec in config.get("evals", {}).items()}
+    if jax.process_index() == 0:
+        tell(tools.left_out)
+    return made
 
 
-def load_variables(path: str, abstract: Mapping[str, Any], image_size: int) -> dict[str, Any]:
-    """Variables of a checkpoint, mmjax's or published, which must be exactly those of the system being trained.
+# Fields of a module that change how it runs or trains, not what it computes in evaluation.
+# Shapes tell these already; some may be left to a default, so that equal systems say them differently.
+_SHAPES = {"mlp_dim", "vocab", "length", "width", "depth", "layers", "patch_stride"}
+_FREE_FIELDS = {"name", "parent", "dtype", "scan", "remat", "dropout", "drop_path", "patch_drop", "image_size"}
+_FREE_SYSTEM = {*_FREE_FIELDS, "loss", "loss_form", "loss_block", "scale_init", "scale_max", "bias_init"}
+
+
+def check_same_computation(
+    path: str, found: Mapping[str, Any], wanted: Mapping[str, Any], parts: Collection[str] = ("", "img", "txt")
+) -> None:
+    """Raises UserError where two systems take equal weights to different results: activation, eps, heads, pixels …
 
     Args:
-      path: of the checkpoint.
-      abstract: the system's variables, blocks stacked or not.
-      image_size: pixels; positions of a checkpoint for another size are resized.
-
-    Raises:
-      UserError: nothing readable at `path`, or other names or shapes.
+      path: of the checkpoint, for the message.
+      found: the checkpoint's system mapping.
+      wanted: the config's.
+      parts: what of them is compared: the towers "img" and "txt", and "" for what belongs to neither.
     """
-    found = models.load(path, image_size=image_size).variables
-    loaded, wanted = trees.flatten(unstack_blocks(found)), trees.flatten(unstack_blocks(abstract))
-    missing, unused = sorted(set(wanted) - set(loaded)), sorted(set(loaded) - set(wanted))
-    wrong = [f"{k}: {loaded[k].shape} for {wanted[k].shape}" for k in wanted if k in loaded
-             and loaded[k].shape != wanted[k].shape]  # fmt: skip
-    if missing or unused or wrong:
+    plain = {"dtype": "float32", "scan": False}
+    theirs, ours = (systems.build({**models.spelled_out(each), **plain}) for each in (found, wanted))
+    pairs = [("", theirs, ours, _FREE_SYSTEM)] if "" in parts else []
+    towers = [tower for tower in ("img", "txt") if tower in parts]
+    pairs += [(f"{tower}.", getattr(theirs, tower), getattr(ours, tower), _FREE_FIELDS) for tower in towers]
+    differ = []
+    for prefix, one, other, free in pairs:
+        if type(one) is not type(other):
+            differ.append(f"{prefix}kind: {type(one).__name__} there, {type(other).__name__} here")
+            continue
+        for field in dataclasses.fields(one):
+            there, here = getattr(one, field.name), getattr(other, field.name)
+            unsaid = field.name == "heads" and None in (there, here)  # a ResNet's default
+            if field.name not in free | _SHAPES and not unsaid and not isinstance(there, nn.Module) and there != here:
+                differ.append(f"{prefix}{field.name}: {there!r} there, {here!r} here")
+    if differ:
         raise UserError(
-            f"{path} does not fit the system: missing {missing[:8]}, unused {unused[:8]}, shapes {wrong[:8]}"
+            f"config.init {path} is of another system: {'; '.join(differ)}; set config.system to what is there"
         )
-    return (
-        stack_blocks(trees.unflatten(loaded))
-        if trees.flatten(abstract).keys() != wanted.keys()
-        else trees.unflatten(loaded)
-    )

@@ -1,6 +1,7 @@
 """Training, from config to report: config -> mesh -> tokenizer -> system -> stages -> loop -> evaluators -> report."""
 
 import contextlib
+import dataclasses
 import functools
 import json
 import math
@@ -11,44 +12,29 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mmjax import inputs, reporting, systems
+from mmjax import checks, initial, inputs, licences, reporting, systems
 from mmjax.core import config as configs
+from mmjax.core import files, trees
 from mmjax.core import rng as rngs
 from mmjax.core import sharding as shd
-from mmjax.core import trees
 from mmjax.core.errors import UserError
+from mmjax.data import ledger
 from mmjax.train import checkpoint, loop, progress, writers
 from mmjax.train.optim import learning_rate, make_optimizer
 from mmjax.train.stage import Stage, make_stage
 from mmjax.train.state import State, begin
 from mmjax.train.step import train_step
 
-# key of a config -> what it holds
-KEYS = {
-    "title": "headline of the report",
-    "seed": "of parameters, order and augmentation",
-    "system": "mapping for systems.build",
-    "init": "directory of weights to begin with (an mmjax checkpoint or a published layout), or empty",
-    "tokenizer": "kind, and what it needs (mmjax/inputs.py)",
-    "data": "train, batch_size, image, text, workers … (mmjax/inputs.py)",
-    "mesh": "sizes of the axes data, fsdp, tensor",
-    "stages": "name -> fields of Stage, run in this order",
-    "evals": "name -> options of an evaluator",
-    "every": "steps between log, save, evaluate",
-    "keep": "checkpoints kept",
-    "writers": "where metrics go",
-    "report": "evaluators whose pictures the report shows",
-}
 # What may differ between a run and its continuation: it changes no number that training computes.
 FREE = ("title", "mesh", "every", "keep", "writers", "report", "evals", "init")
-FREE_DATA = ("workers", "read_ahead")
-REQUIRED = ("seed", "system", "tokenizer", "data", "stages")
+FREE_DATA = ("workers", "read_ahead", "max_bad")
 
 
 def train(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
     """Trains all stages of a config in a work directory, continuing what is there, and returns the final metrics.
 
-    Writes checkpoints/, metrics.jsonl, metrics.json, report.html and PNGs. Killed at any moment and started again, it
+    Writes checkpoints/, metrics.jsonl, ledger.jsonl (what of the data could not be used), metrics.json, report.html and
+    PNGs. Killed at any moment and started again, it
     goes on from the last complete checkpoint and ends with the same bits.
 
     Raises:
@@ -56,9 +42,10 @@ def train(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
       loop.Interrupted: SIGTERM or SIGINT; everything is saved.
     """
     config = configs.plain(config)
-    check_config(config)
+    checks.check_config(config)
     workdir = pathlib.Path(workdir).absolute()
     directory = workdir / "checkpoints"
+    files.check_folder(workdir)
     check_same_run(directory, config)
     stages = {name: make_stage(name, settings) for name, settings in config["stages"].items()}
     total = sum(stage.steps for stage in stages.values())
@@ -69,8 +56,8 @@ def train(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
     mesh = shd.make_mesh(config.get("mesh"))
     for stage in stages.values():  # said before anything is built
         shd.check_batch_size(inputs.data_of(config, stage.data)["batch_size"], mesh)
-    resumed = max(checkpoint.steps(directory), default=None)
-    tokenizer = inputs.make_tokenizer(config["tokenizer"], None if resumed is None else directory / "tokenizer")
+    begun = bool(checkpoint.steps(directory))
+    tokenizer = inputs.make_tokenizer(config["tokenizer"], directory / "tokenizer" if begun else None)
     inputs.check_vocabulary(config, tokenizer)
     system = systems.build(config["system"])
     evaluators = inputs.make_evaluators(config, tokenizer)
@@ -82,32 +69,43 @@ def train(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
         _, boxed, shardings = abstract_variables(system, config, mesh)
         variables = shd.unbox(boxed)
         # Patterns that match nothing are found now, not when their stage begins; nothing is written before.
+        if not begun:
+            checks.check_trained(config, variables["params"], stages.values())
         plans = {name: optimizer(stage, variables, shardings, mesh) for name, stage in stages.items()}
-        if resumed is None:  # else shapes are enough: the checkpoint has the values
+        firsts = {name: jax.jit(functools.partial(begin, stages[name], tx), out_shardings=placed)
+                  for name, (tx, placed) in plans.items()}  # fmt: skip
+        if not begun:  # else shapes are enough: the checkpoint has the values
             variables, _ = initial_variables(system, config, mesh, rngs.stream(key, "params"))
-        logs = writers.MetricWriter(workdir, config.get("writers", ("jsonl", "csv")), resume_step=resumed)
-        opened.callback(logs.close)
-        description = {"system": config["system"], "config": config}
+        description = {"system": config["system"], "config": config, "licences": licences.of_run(config)}
         saver = checkpoint.Checkpointer(directory, keep=config.get("keep", 2), description=description)
         opened.callback(saver.close)
-        if jax.process_index() == 0 and (resumed is None or not (directory / "tokenizer").is_dir()):
+        resumed: int | None = None
+        restored: State | None = None
+        meta: dict[str, Any] = {}
+        if begun:
+            resumed, restored, meta = saver.restore_last(
+                lambda meta: (jax.eval_shape(firsts[meta["stage"]], variables, key), plans[meta["stage"]][1])
+            )
+        if jax.process_index() == 0 and not (begun and (directory / "tokenizer").is_dir()):
             checkpoint.save_tokenizer(directory, tokenizer)
-        meta = {} if resumed is None else saver.meta(resumed)
+        logs = writers.MetricWriter(workdir, config.get("writers", ("jsonl", "csv")), resume_step=resumed)
+        opened.callback(logs.close)
+        dropped = ledger.Ledger(workdir, resumed, writes=jax.process_index() == 0)
+        opened.callback(dropped.close)
         evaluation = reporting.Evaluation(workdir, system, mesh, evaluators, logs, resumed, total)
         offset, reached = 0, resumed is None
         for name, stage in stages.items():
             if not reached and meta["stage"] != name:
                 offset += stage.steps
+                dropped.saw(pipelines[name].seen(stage.steps))
                 continue
             tx, placed = plans[name]
-            first = jax.jit(functools.partial(begin, stage, tx), out_shardings=placed)
-            state_rng = rngs.stream(key, f"stages/{name}")
             start, saved = 0, None
             if reached:
-                state = first(variables, state_rng)
+                state = firsts[name](variables, rngs.stream(key, f"stages/{name}"))
             else:
-                assert resumed is not None
-                state = saver.restore(resumed, jax.eval_shape(first, variables, state_rng), placed)
+                assert resumed is not None and restored is not None
+                state, restored = restored, None  # the step takes its memory
                 start, saved, reached = resumed - offset, meta["data"], True
             variables = {}  # the state has them now
             describe(name, stage, state, start)
@@ -115,11 +113,11 @@ def train(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
                 name, stage, state, placed,
                 step_fn=functools.partial(train_step, system, tx, stage), data=pipelines[name], data_state=saved,
                 start=start, offset=offset, mesh=mesh, every=every, logs=logs, saver=saver, evaluate=evaluation,
-                stop=stop,
+                stop=stop, dropped=dropped, max_bad=inputs.data_of(config, stage.data)["max_bad"],
             )  # fmt: skip
             variables = state.variables()
             offset += stage.steps
-        reporting.write(workdir, config, evaluators, evaluation.predictor, evaluation.metrics)
+        reporting.write(workdir, config, evaluators, evaluation.predictor, evaluation.metrics, dropped)
     return evaluation.metrics
 
 
@@ -140,6 +138,8 @@ def run_stage(
     saver: checkpoint.Checkpointer,
     evaluate: Any,
     stop: loop.StopSignals,
+    dropped: ledger.Ledger,
+    max_bad: float,
 ) -> State:
     """Compiles the step, opens the data where the checkpoint left it, and runs the loop with its hooks."""
     step = compiled_step(step_fn, placed, mesh)
@@ -147,11 +147,21 @@ def run_stage(
     bar = progress.Progress(stage.steps, start, name)
     with inputs.open_batches(data, shd.batch_sharding(mesh), data_state) as batches:
 
+        def account(at: int) -> None:  # all processes are here at the same step
+            found = ledger.gather(batches.take_dropped())
+            dropped.add(dataclasses.replace(item, step=offset + item.step) for item in found)
+            dropped.saw(data.seen(at - offset))
+
         def log(at: int, values: dict[str, float]) -> None:
-            logs.write(at, {**values, "lr": float(rate(at - offset - 1)), "epoch": data.epoch(at - offset)})
+            account(at)
+            values = {**values, "lr": float(rate(at - offset - 1)), "epoch": data.epoch(at - offset)}
+            logs.write(at, values | ({"dropped": float(count)} if (count := sum(dropped.totals().values())) else {}))
             bar.update(at - offset, values["loss"], values["samples_per_s"], values["input_wait"])
+            dropped.check(data.lengths, max_bad)
 
         def save(at: int, state: State) -> None:
+            account(at)
+            dropped.check(data.lengths, max_bad)
             saver.save(at, state, {"stage": name, "data": batches.state(), "evaluate": stage.evaluate})
 
         hooks = loop.Hooks(log, save, lambda at, state: evaluate(at, state.variables(stage.evaluate)))
@@ -162,6 +172,10 @@ def run_stage(
             )  # fmt: skip
         finally:
             bar.close()
+            if dropped.totals() and jax.process_index() == 0:
+                print(
+                    f"data: {ledger.words(dropped.totals())} could not be used; {dropped.path} says which", flush=True
+                )
 
 
 def compiled_step(step_fn: Any, placed: State, mesh: Any) -> Any:
@@ -184,16 +198,23 @@ def abstract_variables(system: Any, config: Mapping[str, Any], mesh: Any) -> tup
 def initial_variables(system: Any, config: Mapping[str, Any], mesh: Any, key: jax.Array) -> tuple[dict, dict]:
     """Variables of the system, made where they belong (or read from `config["init"]`), and their shardings."""
     init, boxed, shardings = abstract_variables(system, config, mesh)
-    if config.get("init"):
-        loaded = inputs.load_variables(config["init"], shd.unbox(boxed), inputs.image_size(config))
-        return jax.tree.map(jax.device_put, loaded, shardings), shardings
-    return jax.jit(lambda key: shd.unbox(init(key)), out_shardings=shardings)(key), shardings
+
+    def random() -> Any:
+        return jax.jit(lambda key: shd.unbox(init(key)), out_shardings=shardings)(key)
+
+    if config.get("init") in (None, "", checks.RANDOM):
+        return random(), shardings
+    variables, account = initial.load(config, shd.unbox(boxed), shardings, random)
+    if jax.process_index() == 0:
+        print(account)
+    return variables, shardings
 
 
 def optimizer(stage: Stage, variables: Mapping, shardings: Mapping, mesh: Any) -> tuple[Any, State]:
     """The stage's optimizer, and where every leaf of its State lives."""
-    trainable, _ = trees.split(jax.eval_shape(lambda v: v, variables)["params"], stage.train, "train")
-    tx = make_optimizer(stage, trainable)
+    whole = jax.eval_shape(lambda v: v, variables)["params"]
+    trainable, _ = trees.split(whole, stage.train, "train")
+    tx = make_optimizer(stage, trainable, whole)
     abstract = jax.eval_shape(functools.partial(begin, stage, tx), variables, jax.random.key(0))
     return tx, shd.state_shardings(abstract, shardings["params"], mesh)
 
@@ -206,22 +227,6 @@ def describe(name: str, stage: Stage, state: State, start: int) -> None:
     print(f"stage {name}: {stage.steps} steps" + (f", going on from step {start}" if start else ""))
     for module in sorted(set(trainable) | set(frozen)):
         print(f"  {module:12} {trainable.get(module, 0):>13,} trainable  {frozen.get(module, 0):>13,} frozen")
-
-
-def check_config(config: Mapping[str, Any]) -> None:
-    """Raises UserError for keys that do not exist or are missing, and for names that refer to nothing."""
-    configs.check_keys("config", config, KEYS)
-    missing = [key for key in REQUIRED if not config.get(key) and config.get(key) != 0]
-    if missing:
-        raise UserError(f"config.{missing[0]} is missing or empty: {KEYS[missing[0]]}")
-    configs.check_keys("config.every", config.get("every", {}), ("log", "save", "evaluate"))
-    unknown = sorted(set(config.get("report", ())) - set(config.get("evals", {})))
-    if unknown:
-        raise UserError(
-            f"config.report names {unknown}, which config.evals lacks; it has {list(config.get('evals', {}))}"
-        )
-    if config.get("keep", 2) < 1:
-        raise UserError(f"config.keep = {config['keep']}; valid: at least 1 checkpoint")
 
 
 def check_same_run(directory: pathlib.Path, config: Mapping[str, Any]) -> None:

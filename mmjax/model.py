@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax
 import numpy as np
 from jaxtyping import Float32
 from PIL import Image
@@ -14,7 +13,9 @@ from PIL import Image
 from mmjax import inputs, systems
 from mmjax.commands import models
 from mmjax.core import sharding as shd
-from mmjax.core.errors import UserError
+from mmjax.core.errors import BadExample, UserError
+from mmjax.core.placement import put
+from mmjax.data.decode import decode_image
 from mmjax.data.tokenizers import Tokenizer, open_tokenizer
 from mmjax.evals.base import Predictor, Tools
 from mmjax.evals.prompts import PLAIN, embed_ensemble, load_templates
@@ -96,15 +97,16 @@ def load(
       model = mmjax.load("runs/demo")
       similarity = model.embed_image(["cat.jpg"]) @ model.embed_text(["a cat", "a dog"]).T  # float32[1, 2]
     """
-    found = models.load(path, image_size=image_size, step=step)
+    mesh = shd.make_mesh()
+    everywhere = shd.replicated(mesh)
+    found = models.load(path, image_size=image_size, step=step, place=lambda _, array: put(array, everywhere))
     words = open_tokenizer(tokenizer) if tokenizer else models.tokenizer_of(found)
     if words is None:
         raise UserError(f"{path} has no tokenizer; give its spec, such as clip_bpe or sentencepiece:MODEL")
     config = dict(found.config or {})
-    settings = {"system": found.system, "data": config.get("data", {})}
+    settings = {"system": found.system, "data": config.get("data") or {"eval_image": models.eval_image(found)}}
     inputs.check_vocabulary(settings, words)
-    mesh, module = shd.make_mesh(), systems.build(found.system)
-    variables = jax.device_put(found.variables, shd.replicated(mesh))
+    module, variables = systems.build(found.system), found.variables
     return LoadedModel(
         path=pathlib.Path(path),
         account=f"{found.layout}, {found.account}",
@@ -132,9 +134,10 @@ def pixels(picture: Picture) -> np.ndarray:
     if not isinstance(picture, str | pathlib.Path):
         raise UserError(f"a picture is an array, a PIL image or a path, not {type(picture).__name__}")
     try:
-        with Image.open(picture) as opened:
-            return pixels(opened)
+        return decode_image(pathlib.Path(picture).read_bytes())
     except OSError as error:
+        raise UserError(f"picture {picture}: {error.strerror}") from error
+    except BadExample as error:
         raise UserError(f"picture {picture}: {error}") from error
 
 

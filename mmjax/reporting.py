@@ -9,6 +9,7 @@ import jax
 
 import mmjax
 from mmjax.core import trees
+from mmjax.data.ledger import FILE, Ledger, describe
 from mmjax.evals.base import Evaluator, Predictor
 from mmjax.evals.report.contents import ReportData, retrieval_panel
 from mmjax.evals.report.write import write_report
@@ -63,6 +64,7 @@ def write(
     evaluators: Mapping[str, Evaluator],
     predictor: Predictor,
     metrics: Mapping[str, float],
+    dropped: Ledger,
 ) -> None:
     """Writes metrics.json, PNGs and report.html to the work directory and prints the table of metrics.
 
@@ -84,7 +86,11 @@ def write(
         baselines=baselines,
         history=history,
         panels=panels,
-        settings={"Run": _run(history), "Config": {k: v for k, v in config.items() if k != "title"}},
+        settings={
+            "Run": _run(history),
+            **_dropped(dropped),
+            "Config": {k: v for k, v in config.items() if k != "title"},
+        },
     )
     path = write_report(workdir, data)
     print_table(metrics)
@@ -98,6 +104,15 @@ def _summary(config: Mapping[str, Any], predictor: Predictor, history: list[dict
         f"{trees.count(predictor.variables['params']):,} parameters, {steps:,} steps of {size:,} pairs from "
         f"{config['data']['train']}."
     )
+
+
+def _dropped(dropped: Ledger) -> dict[str, dict[str, Any]]:
+    """The section on data that could not be used; none if all could."""
+    totals = dropped.totals()
+    if not totals:
+        return {}
+    first = [describe(item) for item in dropped.first]
+    return {"Data that could not be used": {**totals, "total": sum(totals.values()), "first": first, "all": FILE}}
 
 
 def _run(history: list[dict[str, Any]]) -> dict[str, Any]:

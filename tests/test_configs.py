@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, AxisType
 
-from mmjax import inputs, main, systems
+from mmjax import checks, inputs, main, systems
 from mmjax.commands import models
 from mmjax.core import config as configs
 from mmjax.core import sharding as shd
@@ -49,7 +49,7 @@ def each_size(*fast: str) -> list:
 @pytest.mark.parametrize("variant", ["", ":smoke"])
 def test_every_config_resolves(path, variant):
     config = configs.plain(configs.load(f"{path}{variant}"))
-    configs.check_keys("config", config, main.KEYS)
+    configs.check_keys("config", config, checks.KEYS)
     configs.check_keys("config.data", config["data"], inputs.DATA_KEYS)
     stages = [make_stage(name, settings) for name, settings in config["stages"].items()]
     assert stages and isinstance(systems.build(config["system"]), nn.Module)

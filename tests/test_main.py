@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -365,6 +366,56 @@ def test_two_processes_stop_together_and_train_the_same(file, finished, tmp_path
         assert one.keys() == two.keys() and one["step"] == two["step"]
         if "loss" in one:
             assert (two["loss"], two["grad_norm"]) == pytest.approx((one["loss"], one["grad_norm"]), rel=1e-4)
+
+
+def test_damaged_checkpoints_are_passed_over_and_made_again(file, finished, tmp_path, capsys):
+    """The run goes on from the last step that is whole, says so, and ends with the bits of one that nothing befell."""
+    workdir = tmp_path / "run"
+    shutil.copytree(finished[0], workdir)
+    for name in ("metrics.json", "report.html"):
+        (workdir / name).unlink()
+    directory = workdir / "checkpoints"
+    tree = directory / str(LAST) / "state" / "_METADATA"
+    tree.write_bytes(tree.read_bytes()[:-9])
+    shutil.rmtree(directory / "34" / "meta")
+    assert main.train(configs.load(file), workdir) == finished[1]
+    said = capsys.readouterr().err
+    for step in (34, LAST):
+        assert f"checkpoint {directory / str(step)} is damaged (" in said and f"kept as {step}.damaged" in said
+    assert "going on from step 24" in said
+    assert checkpoint.steps(directory) == [10, 14, 24, 34, LAST]
+    assert_same_run(workdir, finished)
+
+
+FULL_DISK = """
+import pathlib, resource, sys, threading, time
+from mmjax import cli
+
+def fill():
+    while not (pathlib.Path(sys.argv[1]) / "checkpoints" / "10").is_dir():
+        time.sleep(0.01)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, resource.RLIM_INFINITY))
+
+threading.Thread(target=fill, daemon=True).start()
+sys.exit(cli.main(["train", f"--config={sys.argv[2]}", f"--workdir={sys.argv[1]}"]))
+"""
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_the_run_with_one_line(file, finished, tmp_path):
+    """The limit of a file's size stands for the disk's. What was finished is there, and the run can go on."""
+    workdir = tmp_path / "run"
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, workdir, file], capture_output=True, text=True,
+                          env={**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"})  # fmt: skip
+    assert done.returncode == 2, done.stderr[-3000:]
+    said = [
+        line for line in done.stderr.splitlines() if "samples/s" not in line and "WARNING: Logging before" not in line
+    ]
+    assert len(said) == 1, done.stderr[-3000:]
+    assert "could not be written: File too large" in said[0] and "what was finished before is kept" in said[0]
+    assert checkpoint.steps(workdir / "checkpoints")[0] == 10
+    assert main.train(configs.load(file), workdir) == finished[1]
+    assert_same_run(workdir, finished)
 
 
 def test_more_evaluators_after_the_end(finished, file, tmp_path):

@@ -23,6 +23,7 @@ def run(args: argparse.Namespace) -> int:
       UserError: the input is no checkpoint, the output is not empty, or its layout cannot hold the model.
     """
     from mmjax.commands import models
+    from mmjax.weights import licences
 
     check_output(args.output, args.input, args.force)
     model = models.load(args.input, image_size=args.image_size)
@@ -36,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
         partial.rename(args.output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+    for line in licences.lines(model.licences):
+        print(f"licence of {line}")
     print(f"{args.output} ({args.layout}): {', '.join(sorted(path.name for path in args.output.iterdir()))}")
     return 0
 

@@ -7,7 +7,7 @@ from typing import Any
 
 # Fields of an evaluator's spec that have an argument of the same name.
 SPEC = ("data", "gallery", "match", "pixel_match", "duplicates", "classes", "label", "templates", "limit", "resamples",
-        "per_class")  # fmt: skip
+        "per_class", "train_data", "validation_data", "features")  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,10 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image-size", type=int, metavar="N", help="resize the positions for images of N pixels")
     parser.add_argument("--tokenizer", metavar="SPEC", help="for a checkpoint that has none")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="also write {metric: value}")
+    parser.add_argument("--out", type=pathlib.Path, metavar="DIR",
+                        help="also write figures (PNG), metrics.json and report.html")  # fmt: skip
 
     own = parser.add_argument_group("an evaluator of your own, instead of those of the checkpoint's config")
     own.add_argument("--data", metavar="SPEC", help="source of the pictures, such as 'emoji:test?style=fluent'")
-    own.add_argument("--kind", help="retrieval (default) or zeroshot")
+    own.add_argument("--metric", metavar="METRIC", help="retrieval (default), zeroshot or linear_probe")
     own.add_argument("--name", help="prefix of its metrics (default: the source's name)")
     own.add_argument("--limit", type=int, metavar="N", help="at most N examples, spread evenly over the source")
     own.add_argument("--templates", metavar="NAME|FILE", help="prompts: a built-in set, or a file of them")
@@ -32,9 +34,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     own.add_argument("--match", metavar="KEY", help="retrieval: key by which pictures and gallery belong together")
     own.add_argument("--pixel-match", metavar="SPEC", help="retrieval: pictures for the baseline of equal pixels")
     own.add_argument("--duplicates", help="retrieval: what becomes of texts that read the same")
-    own.add_argument("--classes", metavar="FILE", help="zeroshot: class names, one on each line")
-    own.add_argument("--label", metavar="KEY", help="zeroshot: key of the class in an example")
-    own.add_argument("--per-class", action="store_true", default=None, help="zeroshot: accuracy of every class, too")
+    own.add_argument("--classes", metavar="FILE", help="zeroshot, linear_probe: class names, one on each line")
+    own.add_argument("--label", metavar="KEY", help="zeroshot, linear_probe: key of the class in an example")
+    own.add_argument("--per-class", action="store_true", default=None,
+                     help="zeroshot, linear_probe: accuracy of every class, too")  # fmt: skip
+    own.add_argument("--train-data", metavar="SPEC", help="linear_probe: source of the labelled pictures to fit")
+    own.add_argument("--validation-data", metavar="SPEC", help="linear_probe: pictures to choose the penalty by "
+                     "(default: a fifth of the training ones)")  # fmt: skip
+    own.add_argument("--features", metavar="NAME", help="linear_probe: pooled (default; before the projection), "
+                     "projected, or unit (of length one)")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -47,8 +55,13 @@ def run(args: argparse.Namespace) -> int:
     from absl import logging
 
     from mmjax import model
+    from mmjax.commands.left_out import tell
+    from mmjax.core import files
     from mmjax.core.errors import UserError
     from mmjax.evals.build import build_evaluator
+    from mmjax.evals.report.contents import ReportData
+    from mmjax.evals.report.examine import Examined, examine
+    from mmjax.evals.report.write import write_report
     from mmjax.train.progress import print_table
 
     logging.set_verbosity(logging.ERROR)
@@ -57,23 +70,37 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--batch-size {args.batch_size}: at least 1")
     if args.json is not None and not args.json.absolute().parent.is_dir():
         raise UserError(f"--json {args.json}: there is no directory {args.json.absolute().parent}")
+    if args.out is not None and args.out.exists() and not args.out.is_dir():
+        raise UserError(f"--out {args.out} is a file; give a directory")
     loaded = model.load(args.checkpoint, step=args.step, image_size=args.image_size, tokenizer=args.tokenizer,
                         batch_size=args.batch_size)  # fmt: skip
     specs = {args.name or args.data.partition("?")[0]: spec} if spec else chosen(loaded.config, args.evaluators)
-    evaluators = [build_evaluator(name, each, loaded.tools) for name, each in specs.items()]
+    evaluators = {name: build_evaluator(name, each, loaded.tools) for name, each in specs.items()}
     print(f"{args.checkpoint}: {loaded.account}, on {jax.device_count()} x {jax.devices()[0].device_kind}", flush=True)
-
-    metrics: dict[str, float] = {}
-    shown: dict[str, float] = {}
-    for evaluator in evaluators:
-        found = dict(evaluator.run(loaded.predictor))
-        metrics |= found
-        shown |= found
+    tell(loaded.tools.left_out)
+    found = [
+        examine(each, loaded.predictor) if args.out else Examined(dict(each.run(loaded.predictor)), [], [])
+        for each in evaluators.values()
+    ]
+    metrics = {name: value for each in found for name, value in each.metrics.items()}
+    baselines: dict[str, dict[str, float]] = {}
+    for evaluator in evaluators.values():
         for kind, values in evaluator.baselines().items():
-            shown |= {f"{kind}: {name}": value for name, value in values.items()}
-    print_table(shown)
+            baselines.setdefault(kind, {}).update(values)
+    print_table({**metrics, **{f"{kind}: {name}": value for kind, values in baselines.items()
+                               for name, value in values.items()}})  # fmt: skip
     if args.json is not None:
-        args.json.write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        files.write_text(args.json, json.dumps(metrics, indent=1, allow_nan=False) + "\n")
+    if args.out is not None:
+        data = ReportData(
+            title=", ".join(specs),
+            summary=f"{args.checkpoint}: {loaded.account}.",
+            metrics=metrics,
+            baselines=baselines,
+            panels=[panel for each in found for panel in each.panels],
+            settings={"Evaluators": specs, "System": loaded.system},
+        )
+        print(f"report: {write_report(args.out, data, [picture for each in found for picture in each.pictures])}")
     return 0
 
 
@@ -85,10 +112,12 @@ def own_spec(args: argparse.Namespace) -> dict[str, Any]:
     """
     from mmjax.core.errors import UserError
 
-    given = {name: getattr(args, name) for name in ("kind", *SPEC) if getattr(args, name) is not None}
+    given = {name: getattr(args, name) for name in SPEC if getattr(args, name) is not None}
+    if args.metric is not None:
+        given["kind"] = args.metric
     if "data" in given and args.evaluators:
         raise UserError("--data makes an evaluator and --evaluators chooses some of the config: give one of the two")
-    idle = sorted({*given, *(("name",) if args.name is not None else ())})
+    idle = sorted({*({"metric" if name == "kind" else name for name in given}), *(("name",) if args.name else ())})
     if idle and "data" not in given:
         named = ", ".join("--" + name.replace("_", "-") for name in idle)
         raise UserError(f"{named}: this describes an evaluator, which needs --data SOURCE")

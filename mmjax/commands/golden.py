@@ -21,7 +21,7 @@ from mmjax.core.errors import UserError
 from mmjax.weights import files
 
 META, CONFIG, IO, TABLE = "meta.json", "config.json", "io.safetensors", "io.json"
-SYSTEMS, NO_WEIGHTS = ("clip", "losses"), ("losses",)
+SYSTEMS, NO_WEIGHTS = ("clip", "siglip", "losses"), ("losses",)
 
 Arrays = dict[str, np.ndarray]
 # (task, inputs, names of the outputs) -> outputs; what it cannot compute it leaves out, or says in `Unable`.
@@ -147,7 +147,8 @@ def compare(result: Result, ours: np.ndarray, reference: np.ndarray) -> Result:
 def _open(folder: pathlib.Path, meta: Mapping[str, Any]) -> Runner:
     from mmjax.commands import golden_clip
 
-    runners = {"clip": golden_clip.open_clip_model, "losses": golden_clip.open_loss}
+    model = golden_clip.open_clip_model
+    runners = {"clip": model, "siglip": model, "losses": golden_clip.open_loss}
     return runners[meta["system"]](folder)
 
 

@@ -1,4 +1,4 @@
-"""CLIP's fixtures: the publishers' inputs in, their outputs out, all through public methods of the system."""
+"""CLIP's and SigLIP's fixtures: the publishers' inputs in, their outputs out, through public methods of the system."""
 
 import pathlib
 import re
@@ -38,9 +38,17 @@ class ClipRunner:
 
     def __init__(self, folder: pathlib.Path) -> None:
         self.loaded = surgery.load(folder, models.shapes)
-        self.model = systems.build({**self.loaded.system, "dtype": "float32"})
+        self.model = self._build()
         origin = self.loaded.origin
         self.eos_id = clip_config.eos_id(origin.config, origin.layout)
+
+    def _build(self, **txt: Any) -> Any:
+        system = self.loaded.system
+        return systems.build({**system, "dtype": "float32", "txt": {**system["txt"], **txt}})
+
+    @staticmethod
+    def _text(inputs: Arrays) -> str | None:
+        return next((name for name in TEXTS if name in inputs), None)
 
     def __call__(self, task: str, inputs: Arrays, wanted: list[str]) -> Mapping[str, Any]:
         """The outputs among `wanted` that CLIP has.
@@ -75,8 +83,12 @@ class ClipRunner:
             if name in inputs:
                 valid = valid_until_end(inputs[name], self.eos_id)
                 batch |= {"ids": jnp.asarray(inputs[name], jnp.int32), "valid": jnp.asarray(valid)}
-        # What follows the end token is behind the causal mask: masking it changes no pooled state.
         kept = inputs.get("attention_mask", 1)
+        if not self.loaded.system["txt"].get("causal", True):  # every token sees all others that the mask leaves
+            seen = np.broadcast_to(np.asarray(kept, bool), inputs[text].shape) if (text := self._text(inputs)) else None
+            self.model = self._build(mask_padding=seen is not None and not seen.all())
+            return batch if seen is None else {**batch, "valid": jnp.asarray(seen)}
+        # What follows the end token is behind the causal mask: masking it changes no pooled state.
         if "valid" in batch and (np.asarray(batch["valid"]) & (kept == 0)).any():
             raise Unable("attention_mask hides tokens before the end token")
         return batch

@@ -1,26 +1,32 @@
 """Where weights and systems meet: any checkpoint, published or mmjax's own, as a system with its variables."""
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mmjax import systems
+from mmjax.core import sharding as shd
 from mmjax.core import trees
 from mmjax.core.errors import UserError
-from mmjax.data.tokenizers import ClipBPE, Tokenizer, load_tokenizer
+from mmjax.core.stacking import unstack_blocks
+from mmjax.data.tokenizers import ClipBPE, SentencePiece, SigLIP, Tokenizer, load_tokenizer
+from mmjax.data.tokenizers.published import SPIECE, publish
 from mmjax.systems import base
 from mmjax.train import checkpoint
-from mmjax.weights import surgery
+from mmjax.weights import files, licences, surgery
+from mmjax.weights.licences import Entry
+from mmjax.weights.siglip import is_siglip
 from mmjax.weights.transforms import Shape
 
 ORIGIN = "origin"  # in the config of an mmjax checkpoint: what the published one said besides its parameters
 
 
 CLIP_VOCAB = 49_408
+HF_LARGEST = 2  # the eos_token_id by which transformers means the largest id of a text
 OPENAI_SPECIALS = ("<|startoftext|>", "<|endoftext|>")  # OpenAI's and Hugging Face's spelling
 
 
@@ -35,6 +41,8 @@ class Model(NamedTuple):
       tokenizer: the folder of its tokenizer, if it has one.
       config: the config of the training run, if it comes from one.
       account: what came from where, in words.
+      licences: the ledger of what went into it.
+      metrics: of the training run's end, if there are any.
     """
 
     system: dict[str, Any]
@@ -44,6 +52,8 @@ class Model(NamedTuple):
     tokenizer: pathlib.Path | None
     config: dict[str, Any] | None
     account: str
+    licences: Sequence[Mapping[str, str]] = ()
+    metrics: Mapping[str, Any] | None = None
 
 
 def spelled_out(system: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,7 +83,7 @@ def shapes(system: Mapping[str, Any]) -> dict[str, Shape]:
         "valid": jax.ShapeDtypeStruct((1, length), jnp.bool_),
     }
     made = jax.eval_shape(lambda b: model.init(jax.random.key(0), b, train=False), batch)
-    return {path: tuple(leaf.shape) for path, leaf in trees.flatten(nn.unbox(made)).items()}
+    return {path: tuple(leaf.shape) for path, leaf in trees.flatten(shd.unbox(made)).items()}
 
 
 def is_mmjax(path: pathlib.Path) -> bool:
@@ -81,13 +91,33 @@ def is_mmjax(path: pathlib.Path) -> bool:
     return any((folder / checkpoint.DESCRIPTION).is_file() for folder in (path, path / "checkpoints", path.parent))
 
 
-def load(path: str | pathlib.Path, *, image_size: int | None = None, step: int | None = None) -> Model:
+def read_system(path: str | pathlib.Path) -> dict[str, Any]:
+    """The system mapping of a checkpoint of any layout, sizes spelled out; no tensor is read.
+
+    Raises:
+      UserError: see `load`.
+    """
+    path = pathlib.Path(path)
+    return spelled_out(checkpoint.read_description(path)["system"]) if is_mmjax(path) else surgery.read_system(path)[0]
+
+
+def load(
+    path: str | pathlib.Path,
+    *,
+    image_size: int | None = None,
+    step: int | None = None,
+    only: Callable[[str], bool] | None = None,
+    place: Callable[[str, Any], Any] | None = None,
+) -> Model:
     """Reads a checkpoint of any layout.
 
     Args:
       path: a folder or, for published weights, a file.
       image_size: resize the positions for images of this size.
       step: of an mmjax checkpoint; the last one if None.
+      only: which variables to read, by their paths ("params/img/cls", numbered blocks); default: all.
+      place: called with path and array as each is read, to put it on its devices at once; its results are the
+        variables. Default: numpy arrays, float32.
 
     Raises:
       UserError: see `weights.surgery.load` and `train.checkpoint.load_model`.
@@ -96,17 +126,28 @@ def load(path: str | pathlib.Path, *, image_size: int | None = None, step: int |
     if not is_mmjax(path):
         if step is not None:
             raise UserError(f"{path} is no checkpoint of mmjax and has no steps, so step {step} means nothing")
-        loaded = surgery.load(path, shapes, image_size=image_size)
+        loaded = surgery.load(path, shapes, image_size=image_size, only=only, place=place)
         account = loaded.account.summary()
-        return Model(loaded.system, loaded.variables, loaded.origin.layout, loaded.origin, None, None, account)
+        layout, terms = loaded.origin.layout, licences_of(path)
+        return Model(loaded.system, loaded.variables, layout, loaded.origin, _vocabulary(path), None, account, terms)
     system, variables, tokenizer, config = checkpoint.load_model(path, step)
     system = spelled_out(system)
     if image_size is not None:
         system, variables = surgery.resize_positions(system, variables, image_size)
+    if only is not None or place is not None:
+        flat = trees.flatten(variables if only is None else unstack_blocks(variables))
+        variables = {}  # each array is released when it has been placed
+        chosen = [name for name in flat if only is None or only(name)]
+        variables = trees.unflatten({n: flat[n] if place is None else place(n, flat.pop(n)) for n in chosen})
     stored = (config or {}).get(ORIGIN)
     origin = surgery.Origin(**stored) if stored else None
     account = f"{trees.count(variables['params']):,} parameters of an mmjax checkpoint"
-    return Model(system, variables, "mmjax", origin, tokenizer, config, account)
+    return Model(system, variables, "mmjax", origin, tokenizer, config, account, licences_of(path), _metrics(path))
+
+
+def eval_image(model: Model) -> dict[str, Any]:
+    """How a published model's pictures are prepared, for `data.eval_image`: SigLIP's are squeezed to a square."""
+    return {"mode": "square"} if is_siglip(model.system) else {}
 
 
 def save(model: Model, layout: str, directory: pathlib.Path) -> None:
@@ -120,24 +161,83 @@ def save(model: Model, layout: str, directory: pathlib.Path) -> None:
     Raises:
       UserError: the layout cannot hold the model.
     """
+    from mmjax.commands import card  # which knows Model
+
     tokenizer = tokenizer_of(model)
     if layout == "mmjax":
         origin = {ORIGIN: model.origin._asdict()} if model.origin else {}
         config = {**(model.config or {}), **origin}
-        checkpoint.save_model(directory, model.system, model.variables, tokenizer=tokenizer, config=config or None)
+        checkpoint.save_model(directory, model.system, model.variables, tokenizer=tokenizer, config=config or None,
+                              licences=model.licences)  # fmt: skip
+        card.write(directory, model, layout, None if tokenizer is None else "mmjax's own files, in tokenizer/")
         return
-    surgery.export(
-        model.variables,
-        model.system,
-        layout,
-        directory,
-        origin=model.origin,
-        eos_id=None if tokenizer is None else tokenizer.eos_id,
-    )
+    end = None
+    if layout == "hf" and tokenizer is not None and tokenizer.eos_id == HF_LARGEST and not is_siglip(model.system):
+        model, end = _with_end(model, tokenizer.eos_id)
+    eos_id = None if tokenizer is None else tokenizer.eos_id if end is None else end[1]
+    surgery.export(model.variables, model.system, layout, directory, origin=model.origin, eos_id=eos_id)
+    words = None if tokenizer is None else publish(tokenizer, directory, model.system["txt"]["length"], end=end)
+    if layout == "open_clip":
+        _name_tokenizer(directory, tokenizer)
+    card.write(directory, model, layout, words)
+    files.write_json(directory / licences.LEDGER, licences.merge(model.licences))
+
+
+def _with_end(model: Model, eos_id: int) -> tuple[Model, tuple[str, int]]:
+    """The model with one more token, a copy of its end token, and that token.
+
+    transformers takes 2, the id that ends a text in many vocabularies, as its sign for "the largest id": it would read
+    the texts of such a model at another token. A copy under an id of its own is read rightly, and computes the same.
+    """
+    flat = dict(trees.flatten(model.variables))
+    table = np.asarray(flat["params/txt/embed/embedding"])
+    flat["params/txt/embed/embedding"] = np.concatenate([table, table[eos_id : eos_id + 1]])
+    system = {**model.system, "txt": {**model.system["txt"], "vocab": len(table) + 1}}
+    return model._replace(system=system, variables=trees.unflatten(flat)), (OPENAI_SPECIALS[1], len(table))
+
+
+def _name_tokenizer(directory: pathlib.Path, tokenizer: Tokenizer | None) -> None:
+    """open_clip takes its own copy of CLIP's tokenizer unless its config names another one: then, the folder's."""
+    if tokenizer is None or (isinstance(tokenizer, ClipBPE) and tokenizer.vocab_size == CLIP_VOCAB):
+        return
+    path = directory / surgery.OPEN_CLIP_CONFIG
+    config = files.read_json(path)
+    clean = {SigLIP.kind: "canonicalize", ClipBPE.kind: "lower"}.get(tokenizer.kind, "whitespace")
+    config["model_cfg"]["text_cfg"] |= {"hf_tokenizer_name": ".", "tokenizer_kwargs": {"clean": clean}}
+    files.write_json(path, config)
+
+
+def licences_of(path: str | pathlib.Path) -> list[Entry]:
+    """The ledger of a checkpoint: the one that travels with it, or what its publisher's files say."""
+    path = pathlib.Path(path)
+    if not is_mmjax(path):
+        ledger = (path if path.is_dir() else path.parent) / licences.LEDGER
+        if ledger.is_file():
+            return licences.merge(files.read_json_list(ledger))
+        return [licences.of_files("weights", path)]
+    stored = checkpoint.read_description(path).get("licences")
+    if stored is None:
+        return [licences.entry("weights", str(path), licences.UNKNOWN, "a checkpoint without a ledger")]
+    return licences.merge(stored)
+
+
+def _metrics(path: pathlib.Path) -> dict[str, Any] | None:
+    """metrics.json of the run whose checkpoint this is."""
+    found = checkpoint.find(path).parent / "metrics.json"
+    return files.read_json(found) if found.is_file() else None
+
+
+def _vocabulary(path: pathlib.Path) -> pathlib.Path | None:
+    """The SentencePiece vocabulary of a published checkpoint."""
+    found = (path if path.is_dir() else path.parent) / SPIECE
+    return found if found.is_file() else None
 
 
 def tokenizer_of(model: Model) -> Tokenizer | None:
     """The checkpoint's tokenizer; CLIP's own for a published model of its vocabulary."""
+    if model.tokenizer is not None and model.tokenizer.name == SPIECE:
+        kind = SigLIP if is_siglip(model.system) else SentencePiece
+        return kind(model.tokenizer.read_bytes())
     if model.tokenizer is not None:
         return load_tokenizer(model.tokenizer)
     if model.layout == "mmjax" or model.system["txt"]["vocab"] != CLIP_VOCAB:

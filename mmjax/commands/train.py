@@ -3,6 +3,7 @@
 import argparse
 import pathlib
 import sys
+from logging import ERROR, LogRecord, getLogger
 
 from absl import logging
 
@@ -17,6 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "Any field of the config can be set: --config.data.batch_size=512 --config.stages.train.lr=3e-4"
 
 
+def said_once(record: LogRecord) -> bool:
+    """False for errors of the storage library and its event loop: logged with their traceback, they are raised, too."""
+    return record.levelno < ERROR or not ("orbax" in record.pathname or record.name == "asyncio")
+
+
 def run(args: argparse.Namespace) -> int:
     """Trains; an interrupted run is saved and exits with 128 + the signal's number, as the shell expects."""
     import jax
@@ -27,6 +33,9 @@ def run(args: argparse.Namespace) -> int:
 
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
+    if not args.debug:
+        for logger in (logging.get_absl_logger(), getLogger("asyncio")):
+            logger.addFilter(said_once)
     if args.distributed:
         jax.distributed.initialize()
     try:

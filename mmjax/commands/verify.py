@@ -23,6 +23,7 @@ def run(args: argparse.Namespace) -> int:
       UserError: a folder is no fixture, or a file of it is missing or unreadable.
     """
     from mmjax.commands import golden
+    from mmjax.core import files
 
     folders = [fixture for folder in args.folders for fixture in golden.find_fixtures(folder)]
     results = []
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
         print(why, file=sys.stderr)
     print(f"{len(folders)} fixtures, {len(results)} outputs, {len(failed)} failed")
     if args.json is not None:
-        args.json.write_text(json.dumps([result.as_dict() for result in results], indent=1) + "\n", encoding="utf-8")
+        files.write_text(args.json, json.dumps([result.as_dict() for result in results], indent=1) + "\n")
     if failed:
         names = [f"{result.fixture} {result.task}/{result.output}" for result in failed]
         more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""

@@ -4,6 +4,7 @@ import difflib
 import importlib.util
 import json
 import pathlib
+import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from types import ModuleType
@@ -26,6 +27,7 @@ def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> ConfigDict:
     if not file.is_file():
         near = sorted(str(p) for p in file.parent.glob("[!_]*.py"))
         raise UserError(f"config {file} does not exist; " + (f"there are {near}" if near else "give a Python file"))
+    sys.modules.pop("config_config", None)  # ml_collections runs a file in what the one before has left
     values, argv = flags.FlagValues(), ["mmjax", f"--config={path}"]
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     try:
@@ -105,6 +107,30 @@ def plain(config: Any) -> Any:
     if config is None or isinstance(config, bool | int | float | str):
         return config
     raise UserError(f"config value {config!r} of type {type(config).__name__} cannot be stored")
+
+
+TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "whole": (int, "a whole number"),
+    "number": ((int, float), "a number"),
+    "text": (str, "text"),
+    "weights": ((str, Mapping, list, tuple), "a path, a mapping with one, or a list of these"),
+    "mapping": (Mapping, "a mapping"),
+    "list": ((list, tuple), "a list"),
+}
+
+
+def check_type(where: str, value: Any, kind: str) -> None:
+    """Raises UserError unless a value is of a kind of TYPES; None counts as unset."""
+    accepted, words = TYPES[kind]
+    if value is not None and (not isinstance(value, accepted) or isinstance(value, bool)):
+        raise UserError(f"{where} = {value!r}; valid: {words}")
+
+
+def check_types(where: str, given: Mapping[str, Any], kinds: Mapping[str, str]) -> None:
+    """`check_type` of every key that is there and that `kinds` names."""
+    for key, kind in kinds.items():
+        if key in given:
+            check_type(f"{where}.{key}", given[key], kind)
 
 
 def check_keys(where: str, given: Mapping[str, Any], known: Mapping[str, Any] | tuple[str, ...]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from mmjax.core.errors import UserError
 
-_BLOCK = re.compile(r"block_(\d+)")
+BLOCK, STACK = re.compile(r"block_(\d+)"), "blocks"
 
 
 def _stack(leaves: list[Any]) -> Any:
@@ -36,8 +36,8 @@ def stack_blocks(params: Mapping) -> dict[str, Any]:
     Raises:
       UserError: the numbers of a group have a gap, or its blocks differ in structure or shape.
     """
-    numbered = {int(m.group(1)): key for key in params if (m := _BLOCK.fullmatch(key))}
-    out = {k: stack_blocks(v) if isinstance(v, Mapping) else v for k, v in params.items() if not _BLOCK.fullmatch(k)}
+    numbered = {int(m.group(1)): key for key in params if (m := BLOCK.fullmatch(key))}
+    out = {k: stack_blocks(v) if isinstance(v, Mapping) else v for k, v in params.items() if not BLOCK.fullmatch(k)}
     if not numbered:
         return out
     if sorted(numbered) != list(range(len(numbered))):

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 
 Array = jax.Array
+FIXED = "fixed"  # collection with a leaf `stats` at each module whose running statistics a training step leaves alone
 Batch = Mapping[str, Any]  # keys, dtypes and shapes: mmjax/data/example.py
 
 

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
+from mmjax.core.errors import REASONS as REASONS  # sources raise it, the ledger counts it: part of this interface
+from mmjax.core.errors import BadExample as BadExample
 from mmjax.core.errors import UserError
 from mmjax.data.choices import choose
 

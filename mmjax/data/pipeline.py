@@ -7,13 +7,8 @@ count of workers and processes gives the same global batches, and why a resumed 
 import dataclasses
 import functools
 import json
-import multiprocessing
-import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from multiprocessing import connection
 from typing import Any, Protocol, runtime_checkable
 
 import grain
@@ -21,6 +16,9 @@ import numpy as np
 from absl import flags, logging
 
 from mmjax.core.errors import UserError
+from mmjax.data import ledger
+from mmjax.data.load import Check, Examples, Load
+from mmjax.data.workers import follow_parent
 
 ImageTransform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 TextTransform = Callable[[Mapping[str, Any], np.random.Generator], str]
@@ -30,15 +28,7 @@ STATE_VERSION = 1
 # grain's shuffle needs no memory, but searches in a space of 2^16: 20 us for one of 1,600 places, 2 ms for one of 16.
 # Shorter sources keep their permutation instead.
 SMALL = 2**16
-
-
-@runtime_checkable
-class Examples(Protocol):
-    """Random access to examples: dicts with `image` uint8[Y, X, C] or a list `images` of such, and texts."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Mapping[str, Any]: ...
+DROPPED = "dropped"  # key under which a batch carries what could not be used, packed; readers of batches never see it
 
 
 @runtime_checkable
@@ -117,7 +107,7 @@ class Pipeline:
         if batch_size % process_count:
             raise UserError(f"batch_size {batch_size} is not divisible by the {process_count} processes")
 
-        samples, epoch = _samples(named, shares, seed, shuffle)
+        samples, epoch = _samples(named, shares, seed, shuffle, getattr(text, "check", None))
         if drop_remainder:
             if epoch < batch_size:
                 raise UserError(
@@ -134,6 +124,8 @@ class Pipeline:
             )
         samples = samples.random_map(_Transform(image, text), seed=_derive(seed, "transform"))
         self.samples_per_epoch = epoch
+        self.lengths = {name: len(source) for name, source in named.items()}
+        self._shares = shares
         self.batch_size = batch_size
         self.local_batch_size = batch_size // process_count
         self.workers, self.threads, self.read_ahead = workers, threads, read_ahead
@@ -159,7 +151,9 @@ class Pipeline:
 
     def __getitem__(self, step: int) -> NumpyBatch:
         """Batch `step`, counted from 0: what an iterator gives as its (step + 1)-th."""
-        return self.batches[step]
+        batch = self.batches[step]
+        batch.pop(DROPPED, None)
+        return batch
 
     def __iter__(self) -> "PipelineIterator":
         return PipelineIterator(self)
@@ -168,16 +162,26 @@ class Pipeline:
         """Epochs seen after `step` batches."""
         return step * self.batch_size / self.samples_per_epoch
 
+    def seen(self, step: int) -> dict[str, int]:
+        """How many distinct places of each source `step` global batches visit, to within one batch."""
+        taken = step * self.batch_size
+        return {name: min(length, round(taken * self._shares[name])) for name, length in self.lengths.items()}
+
 
 class PipelineIterator(Iterator[NumpyBatch]):
     """Reads a pipeline's batches in order, ahead of the consumer, from any step on.
 
     The state counts the batches handed out, not those read ahead; `close` ends threads and workers.
+
+    Attributes:
+      step: batches handed out.
+      dropped: what could not be used for this process's rows of the latest batch, with `step` as of now.
     """
 
     def __init__(self, pipeline: Pipeline):
         self.pipeline = pipeline
         self.step = 0
+        self.dropped: list[ledger.Dropped] = []
         self._reader: Any = None
 
     def __iter__(self) -> "PipelineIterator":
@@ -186,8 +190,11 @@ class PipelineIterator(Iterator[NumpyBatch]):
     def __next__(self) -> NumpyBatch:
         if self._reader is None:
             self._reader = self._open()
-        batch = next(self._reader)
+        batch = dict(next(self._reader))
         self.step += 1
+        packed = batch.pop(DROPPED, None)
+        items = [] if packed is None else ledger.unpack(packed)
+        self.dropped = [dataclasses.replace(item, step=self.step) for item in items]
         return batch
 
     def get_state(self) -> dict[str, Any]:
@@ -248,17 +255,8 @@ class PipelineIterator(Iterator[NumpyBatch]):
 
 
 def _start_worker(index: int, count: int) -> None:
-    """In a worker: leave Ctrl-C to the parent, which finishes its step and saves; die when the parent was killed."""
     del index, count
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "not a worker process"
-
-    def follow() -> None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True, name="follow-parent").start()
+    follow_parent()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -279,39 +277,28 @@ def _permutation(length: int, seed: int, epoch: int) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Load:
-    """Place in a source -> (place in all sources laid end to end, example)."""
-
-    source: Examples
-    first: int
-
-    def __call__(self, index: int) -> tuple[int, Mapping[str, Any]]:
-        return self.first + int(index), self.source[int(index)]
-
-
-@dataclasses.dataclass(frozen=True)
 class _Transform:
-    """(number, example) -> (number, uint8[Y, X, 3], text)."""
+    """(number, example, dropped) -> (number, uint8[Y, X, 3], text, dropped)."""
 
     image: ImageTransform
     text: TextTransform
 
-    def __call__(self, numbered: tuple[int, Mapping[str, Any]], rng: np.random.Generator) -> tuple:
-        number, example = numbered
+    def __call__(self, loaded: tuple[int, Mapping[str, Any], list], rng: np.random.Generator) -> tuple:
+        number, example, bad = loaded
         images = example.get("images")
         if images is None:
             images = [example["image"]] if "image" in example else []
         if not len(images):
             raise UserError(f"example {example.get('key', number)!r} has no image; it has {sorted(example)}")
         picked = images[int(len(images) * rng.random())] if len(images) > 1 else images[0]
-        return number, self.image(picked, rng), self.text(example, rng)
+        return number, self.image(picked, rng), self.text(example, rng), bad
 
 
 @dataclasses.dataclass(frozen=True)
 class _Batches:
     """Random access to this process's rows of every global batch."""
 
-    samples: Any  # grain.MapDataset of (number, image, text)
+    samples: Any  # grain.MapDataset of (number, image, text, dropped)
     tokenizer: Tokenizer
     length: int
     batch_size: int
@@ -329,17 +316,23 @@ class _Batches:
         local = self.batch_size // self.process_count
         first = step * self.batch_size + self.process_index * local
         rows = [self.samples[i] for i in range(first, min(first + local, len(self.samples)))]
-        numbers, images, texts = zip(*rows, strict=True)
+        numbers, images, texts, dropped = zip(*rows, strict=True)
         ids, valid = self.tokenizer.batch(list(texts), self.length)
-        return {"image": np.stack(images), "ids": ids, "valid": valid, "index": np.array(numbers, np.int64)}
+        batch = {"image": np.stack(images), "ids": ids, "valid": valid, "index": np.array(numbers, np.int64)}
+        bad = [item for items in dropped for item in items]
+        return batch if not bad else {**batch, DROPPED: ledger.pack(bad)}
 
 
 def _samples(
-    sources: Mapping[str, Examples], shares: Mapping[str, float], seed: int, shuffle: bool
+    sources: Mapping[str, Examples],
+    shares: Mapping[str, float],
+    seed: int,
+    shuffle: bool,
+    check: Check | None = None,
 ) -> tuple[grain.MapDataset, int]:
     """The endless global order of numbered examples, and the length of its first epoch."""
     parts, first = [], 0
-    for place, source in enumerate(sources.values()):
+    for place, (name, source) in enumerate(sources.items()):
         part = grain.MapDataset.range(len(source))
         if shuffle:
             # grain adds the epoch to the seed: neighbouring seeds would share permutations, so they are hashed.
@@ -348,7 +341,7 @@ def _samples(
                 part = part.map_with_index(_Permute(len(source), own))
             else:
                 part = part.shuffle(seed=own)
-        parts.append(part.map(_Load(source, first)))
+        parts.append(part.map(Load(source, name, first, _derive(seed, "substitute", place), check)))
         first += len(source)
     mixed = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, [shares[name] for name in sources])
     return mixed, len(mixed)

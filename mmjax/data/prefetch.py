@@ -26,6 +26,7 @@ class DevicePrefetch:
         self._batches = batches
         self._sharding = sharding
         self._state = _state_of(batches)
+        self._dropped: list[Any] = []
         self._ready: queue.Queue = queue.Queue(size)
         self._stop = threading.Event()
         self._ended: BaseException | None = None
@@ -45,17 +46,23 @@ class DevicePrefetch:
         if self._ended is not None:
             raise self._ended
         begin = time.perf_counter()
-        arrays, state, error = self._ready.get()
+        arrays, state, dropped, error = self._ready.get()
         self.wait_s += time.perf_counter() - begin
         if error is not None:
             self._ended = error
             raise error
         self._state = state
+        self._dropped += dropped
         return arrays
 
     def state(self) -> Any:
         """The state of `batches` right after the batch that the consumer received last."""
         return self._state
+
+    def take_dropped(self) -> list[Any]:
+        """What `batches.dropped` told of the batches that the consumer received since the last call."""
+        taken, self._dropped = self._dropped, []
+        return taken
 
     def close(self) -> None:
         """Ends the thread and closes `batches`; batches made ahead are dropped."""
@@ -83,9 +90,9 @@ class DevicePrefetch:
             while not self._stop.is_set():
                 batch = next(self._batches)
                 arrays = {k: jax.make_array_from_process_local_data(self._sharding, v) for k, v in batch.items()}
-                self._ready.put((arrays, _state_of(self._batches), None))
+                self._ready.put((arrays, _state_of(self._batches), getattr(self._batches, "dropped", ()), None))
         except BaseException as error:  # the consumer raises it; StopIteration too
-            self._ready.put((None, None, error))
+            self._ready.put((None, None, (), error))
 
 
 def _state_of(batches: Any) -> Any:

@@ -16,6 +16,15 @@ from mmjax.data.example import Example
 SOURCES = {
     "emoji": "mmjax.data.emoji:open",
     "emoji_scenes": "mmjax.data.scenes:open",
+    "jsonl": "mmjax.data.files.jsonl:open",
+    "csv": "mmjax.data.files.csv:open",
+    "parquet": "mmjax.data.files.parquet:open",
+    "folder": "mmjax.data.files.folder:open",
+    "webdataset": "mmjax.data.files.webdataset:open",
+    "arrayrecord": "mmjax.data.files.arrayrecord:open",
+    "tfds": "mmjax.data.files.tfds:open",
+    "coco": "mmjax.data.files.coco:open",
+    "easy_vqa": "mmjax.data.files.easy_vqa:open",
 }
 
 

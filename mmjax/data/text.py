@@ -11,6 +11,7 @@ import numpy as np
 
 from mmjax.core.errors import UserError
 from mmjax.data.choices import choose
+from mmjax.data.example import BadExample
 
 FORMS = ("first", "text", "label", "label_tags", "tags", "prompt")
 
@@ -63,7 +64,8 @@ class TextChoice:
         "label_tags" (the label, then one to `max_tags` shuffled tags),
         "tags" (one to `max_tags` shuffled tags alone),
         "prompt" (the label in one of `templates`).
-        A form that an example lacks the material for (say, no tags in that language) is left out for that example.
+        A form that an example lacks the material for (say, no tags in that language) is left out for that example;
+        texts of which nothing is left when they are cleaned do not count as material.
       languages: keys of the example's `labels` and `tags`, drawn evenly among those the example has.
       templates: names in `TEMPLATES` or templates of your own with one `{}`.
       max_tags: at least 1.
@@ -73,6 +75,7 @@ class TextChoice:
 
     Raises:
       UserError: an unknown form, a bad weight or template; when called, an example that has none of the forms.
+      BadExample: when called: the example's texts are blank.
 
     Example:
       >>> choose = TextChoice(forms={"prompt": 1}, templates=("a photo of a {}.",))
@@ -108,52 +111,70 @@ class TextChoice:
         object.__setattr__(self, "languages", tuple(self.languages))
         object.__setattr__(self, "templates", tuple(self.templates))
 
+    def check(self, example: Mapping[str, Any]) -> None:
+        """Returns if there is a text to draw.
+
+        Raises:
+          BadExample: "empty caption": there is material for the forms, and it is blank.
+          UserError: there is none at all, so that the forms are not for this source.
+        """
+        if self._options(example):
+            return
+        texts, labels, tags = example.get("texts"), example.get("labels") or {}, example.get("tags") or {}
+        none = texts is not None and not len(texts) and {"first", "text"} & set(self.forms)
+        if none or self._options(example, blank=True):
+            raise BadExample("empty caption", f"{len(texts or ())} texts", str(example.get("key", "")))
+        raise UserError(
+            f"example {example.get('key', '?')!r} has no text for the forms {list(self.forms)} in the languages "
+            f"{list(self.languages)}: it has {len(texts or ())} texts, labels in {sorted(labels)} and tags in "
+            f"{sorted(tags)}"
+        )
+
     def __call__(self, example: Mapping[str, Any], rng: np.random.Generator) -> str:
-        """One text of the example, never empty."""
+        """One text of the example, never empty; raises as `check` does."""
         options = self._options(example)
         if not options:
-            raise UserError(
-                f"example {example.get('key', '?')!r} has no text for the forms {list(self.forms)} in the languages "
-                f"{list(self.languages)}: it has {len(example.get('texts') or ())} texts, labels in "
-                f"{sorted(example.get('labels') or {})} and tags in {sorted(example.get('tags') or {})}"
-            )
+            self.check(example)
         form, languages = options[_weighted([self.forms[name] for name, _ in options], rng)]
         text = self._make(example, form, languages, rng)
         text = clean(text) if self.clean else text
         if self.drop_words and rng.random() < 0.5:
             text = _drop_words(text, self.drop_words, rng)
-        if not text.strip():
-            raise UserError(f"example {example.get('key', '?')!r}: the text of form {form!r} is empty")
         return text
 
-    def _options(self, example: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
-        """The forms that this example has, each with its languages."""
+    def _filled(self, texts: Sequence[str]) -> list[str]:
+        """Those of which something is left."""
+        # Cleaning never removes a letter at the beginning: almost no text has to be cleaned to know.
+        return [text for text in texts if text[:1].isalnum() or (clean(text) if self.clean else text.strip())]
+
+    def _options(self, example: Mapping[str, Any], blank: bool = False) -> list[tuple[str, list[str]]]:
+        """The forms that this example has, each with its languages; with `blank`, blank texts count, too."""
+        keep = list if blank else self._filled
         texts, labels, tags = example.get("texts"), example.get("labels") or {}, example.get("tags") or {}
-        labelled = [name for name in self.languages if labels.get(name)]
-        tagged = [name for name in self.languages if tags.get(name)]
+        labelled = [name for name in self.languages if name in labels and keep([labels[name]])]
+        tagged = [name for name in self.languages if keep(tags.get(name) or ())]
         both = [name for name in labelled if name in tagged]
         have = {"label": labelled, "prompt": labelled, "tags": tagged, "label_tags": both}
         options: list[tuple[str, list[str]]] = []
         for form in self.forms:
             if form in ("first", "text"):
-                if texts:
+                if keep(texts or ()):
                     options.append((form, []))
             elif have[form]:
                 options.append((form, have[form]))
         return options
 
     def _make(self, example: Mapping[str, Any], form: str, languages: list[str], rng: np.random.Generator) -> str:
-        if form == "first":
-            return example["texts"][0]
-        if form == "text":
-            return example["texts"][_below(len(example["texts"]), rng)]
+        if form in ("first", "text"):
+            texts = self._filled(example["texts"])
+            return texts[0 if form == "first" else _below(len(texts), rng)]
         language = languages[_below(len(languages), rng)]
         if form == "label":
             return example["labels"][language]
         if form == "prompt":
             templates = [one for name in self.templates for one in TEMPLATES.get(name, (name,))]
             return templates[_below(len(templates), rng)].replace("{}", example["labels"][language])
-        tags = list(example["tags"][language])
+        tags = self._filled(example["tags"][language])
         count = 1 + _below(min(self.max_tags, len(tags)), rng)
         words = [tags[i] for i in rng.permutation(len(tags))[:count]]
         return ", ".join([example["labels"][language], *words] if form == "label_tags" else words)

@@ -6,6 +6,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from mmjax.core.errors import UserError
+from mmjax.core.types import FIXED
 from mmjax.encoders.vit import VisionOutput
 from mmjax.nn.attention import attend
 from mmjax.nn.dense import Dense, constrain, fan_in_normal, normal, partitioned, torch_uniform
@@ -29,9 +30,19 @@ def _conv(features: int, kernel: int, stride: int, dtype: DTypeLike, name: str) 
     )
 
 
-def _norm(train: bool, dtype: DTypeLike, name: str, zero: bool = False) -> nn.BatchNorm:
+class BatchNorm(nn.BatchNorm):
+    """Batch norm that trains on the statistics of the batch, unless it is frozen: then on its running ones."""
+
+    train: bool = False
+
+    def __call__(self, x: Float[Array, "B Y X C"]) -> Float[Array, "B Y X C"]:  # type: ignore[override]
+        """As in evaluation where the collection FIXED names this module."""
+        return super().__call__(x, use_running_average=not self.train or self.has_variable(FIXED, "stats"))
+
+
+def _norm(train: bool, dtype: DTypeLike, name: str, zero: bool = False) -> BatchNorm:
     gain = nn.initializers.zeros_init() if zero else nn.initializers.ones_init()
-    return nn.BatchNorm(not train, momentum=_MOMENTUM, epsilon=_EPS, scale_init=gain, dtype=dtype, name=name)
+    return BatchNorm(train=train, momentum=_MOMENTUM, epsilon=_EPS, scale_init=gain, dtype=dtype, name=name)
 
 
 class Bottleneck(nn.Module):

@@ -1,4 +1,4 @@
-"""CLIP's text encoder: a causal transformer read at the end token."""
+"""CLIP's text encoder, a causal transformer read at the end token, and SigLIP's, which sees and reads everything."""
 
 from typing import Any
 
@@ -15,10 +15,12 @@ from mmjax.nn.norm import LayerNorm
 from mmjax.nn.patch import AnyArray
 from mmjax.nn.transformer import BlockSpec, Inputs, Transformer
 
+POOLS = ("end", "last")
+
 
 @struct.dataclass
 class TextOutput:
-    """tokens float[B, T, D] after the final norm; pooled float[B, D], the state at the end token."""
+    """tokens float[B, T, D] after the final norm; pooled float[B, D], the state at the end token or the last one."""
 
     # Any: under jax's transformations the leaves are tracers, shapes or placeholders.
     tokens: Any
@@ -33,9 +35,13 @@ class TextTransformer(nn.Module):
     Attributes:
       vocab: V; length: of the position table; T may be shorter.
       mlp_dim: default 4·width.
+      causal: a token sees those before it alone; without, every token sees all, padding included (SigLIP).
+      mask_padding: no token sees padding.
+      pool: "end" (the end token) or "last" (the last position, which may be padding: SigLIP reads texts that are padded
+        to `length`, and padded to another length they give something else).
       inits: of the blocks, default CLIP's.
 
-    Source: Radford et al. 2021 (CLIP), §2.4.
+    Source: Radford et al. 2021 (CLIP), §2.4; Zhai et al. 2023 (SigLIP).
     """
 
     vocab: int
@@ -47,6 +53,9 @@ class TextTransformer(nn.Module):
     act: str = "quick_gelu"
     eps: float = 1e-5
     dropout: float = 0.0
+    causal: bool = True
+    mask_padding: bool = False
+    pool: str = "end"
     scan: bool = False
     remat: str | None = None
     inits: BlockInit | None = None
@@ -59,8 +68,10 @@ class TextTransformer(nn.Module):
         """Encodes token ids, padded at the end.
 
         Raises:
-          UserError: more tokens than positions.
+          UserError: more tokens than positions, or a pool that does not exist.
         """
+        if self.pool not in POOLS:
+            raise UserError(f"text encoder: pool {self.pool!r} is one of {POOLS}")
         if ids.shape[1] > self.length:
             raise UserError(f"texts of {ids.shape[1]} tokens, but the text encoder has {self.length} positions")
         table = partitioned(normal(0.02), "vocab", "embed")
@@ -78,7 +89,13 @@ class TextTransformer(nn.Module):
             dtype=self.dtype,
         )
         stack = Transformer(spec, self.depth, self.scan, self.remat, name="transformer")
-        x = stack(x, Inputs(mask=masks.causal(ids.shape[1])), train=train)
+        seen = masks.combine(
+            masks.causal(ids.shape[1]) if self.causal else None,
+            masks.padding(jnp.asarray(valid)) if self.mask_padding else None,
+        )
+        x = stack(x, Inputs(mask=seen), train=train)
         x = LayerNorm(self.eps, self.dtype, name="norm_final")(x)
+        if self.pool == "last":
+            return TextOutput(x, x[:, -1])
         end = jnp.asarray(valid).sum(axis=1, dtype=jnp.int32) - 1  # [B]
         return TextOutput(x, jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0])

@@ -10,12 +10,14 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from mmjax.core.errors import UserError
+from mmjax.nn.attention import MultiHeadAttention
 from mmjax.nn.dense import BlockInit, Initializer, constrain, normal, torch_init, torch_uniform
+from mmjax.nn.mlp import Mlp
 from mmjax.nn.norm import LayerNorm
 from mmjax.nn.patch import PatchEmbed
 from mmjax.nn.transformer import BlockSpec, Transformer
 
-POOLS = ("cls", "mean", "flat", "none")
+POOLS = ("cls", "mean", "flat", "map", "none")
 POSTS = ("pooled", "all", "none")
 
 
@@ -38,7 +40,8 @@ class ViT(nn.Module):
       mlp_dim: default 4·width.
       cls: prepend a learned token.
       pool: "cls", "mean" (of the patches), "flat" (the patches' states side by side, P·D wide: it keeps where things
-        are, which pays where pictures are aligned and few) or "none".
+        are, which pays where pictures are aligned and few), "map" (`AttentionPool`: SigLIP) or "none".
+      crop_edge: pixels beyond the last whole patch are left out, as in SigLIP's So400m/14 at 384; else an error.
       norm_pre: layer norm before the first block (CLIP).
       norm_post: "pooled" (CLIP: after pooling), "all" (ALBEF, BLIP: on every token, then pooling) or "none" (EVA).
       layer_scale, drop_path, dropout: see BlockSpec; patch_drop: rate of patches left out in training (FLIP).
@@ -67,6 +70,7 @@ class ViT(nn.Module):
     drop_path: float = 0.0
     dropout: float = 0.0
     patch_drop: float = 0.0
+    crop_edge: bool = False
     order: str = "pre"
     scan: bool = False
     remat: str | None = None
@@ -85,7 +89,14 @@ class ViT(nn.Module):
         self._check(image)
         init = self.pos_init or normal(self.width**-0.5)
         patches = PatchEmbed(
-            self.patch, self.width, self.patch_stride, self.patch_bias, self.patch_init, self.dtype, name="patch"
+            self.patch,
+            self.width,
+            self.patch_stride,
+            self.patch_bias,
+            self.patch_init,
+            self.crop_edge,
+            self.dtype,
+            name="patch",
         )
         x = patches(image)
         rows = x.shape[1] + int(self.cls)
@@ -109,7 +120,9 @@ class ViT(nn.Module):
         if self.pool == "none":
             return VisionOutput(x)
         patches = x[:, int(self.cls) :]
-        if self.pool == "flat":
+        if self.pool == "map":
+            pooled = AttentionPool(self._spec(), name="pool")(x)
+        elif self.pool == "flat":
             pooled = patches.reshape(len(x), -1)  # [B, P * D]
         else:
             pooled = x[:, 0] if self.pool == "cls" else patches.mean(axis=1)
@@ -156,3 +169,23 @@ class ViT(nn.Module):
                 f"ViT: pool={self.pool!r}, cls={self.cls}, norm_post={self.norm_post!r} do not fit together: "
                 "pool 'cls' needs cls=True, and norm_post 'pooled' needs a pool"
             )
+
+
+class AttentionPool(nn.Module):
+    """SigLIP's head: one learned query attends to all tokens, then `x + mlp(norm x)`; float[B, T, D] -> float[B, D].
+
+    Heads, widths, activation and epsilon are those of the blocks. Source: Zhai et al. 2022 ("Scaling Vision
+    Transformers"), §2.1; Zhai et al. 2023 (SigLIP).
+    """
+
+    spec: BlockSpec
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B D"]:
+        s, D = self.spec, x.shape[-1]
+        probe = self.param("probe", normal(D**-0.5), (D,), jnp.float32).astype(s.dtype)
+        query = jnp.broadcast_to(probe[None, None], (len(x), 1, D))
+        attn = MultiHeadAttention(s.heads, inits=s.inits, dtype=s.dtype, name="attn")
+        x = attn(query, x)
+        normed = LayerNorm(s.eps, s.dtype, name="norm")(x)
+        return (x + Mlp(s.mlp_dim, s.act, inits=s.inits, dtype=s.dtype, name="mlp")(normed))[:, 0]

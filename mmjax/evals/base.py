@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -43,6 +43,16 @@ class Evaluator(Protocol):
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """An example that an evaluator could not use."""
+
+    source: str
+    index: int
+    why: str
+    key: str = ""  # its name, where that can be known
+
+
+@dataclass(frozen=True)
 class Tools:
     """What evaluators need from other folders, passed in by the command that joins them.
 
@@ -50,11 +60,15 @@ class Tools:
       open_source: a source spec -> random access examples (`len(source)`, `source[i]` -> mapping).
       preprocess: uint8[Y, X, C] of any size, C in (1, 3, 4) -> uint8[S, S, 3], as the model sees it at evaluation.
       tokenize: texts -> (int32[B, T], bool[B, T]) at the system's length.
+      unusable: what a source raises for an example that cannot be used; without it, any error stops.
+      left_out: the examples that were not used, in the order in which they were met.
     """
 
     open_source: Callable[[str], Any]
     preprocess: Callable[[np.ndarray], np.ndarray]
     tokenize: Tokenize
+    unusable: tuple[type[Exception], ...] = ()
+    left_out: list[LeftOut] = field(default_factory=list)
 
 
 class Predictor:
@@ -124,7 +138,7 @@ class Predictor:
     def _function(self, method: str) -> Callable:
         if method not in self._compiled:
             if not hasattr(self.system, method):
-                offered = sorted(m for m in dir(type(self.system)) if m.startswith(("embed_", "encode_")))
+                offered = sorted(m for m in dir(type(self.system)) if m.startswith(("embed_", "encode_", "pool_")))
                 raise UserError(f"{type(self.system).__name__} has no method {method!r}; it offers {offered}")
             where: dict[str, Any] = {} if self.mesh is None else {"out_shardings": replicated(self.mesh)}
             self._compiled[method] = jax.jit(

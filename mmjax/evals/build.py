@@ -5,12 +5,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mmjax.core.errors import UserError
-from mmjax.evals import retrieval, zeroshot
+from mmjax.evals import linear_probe, retrieval, zeroshot
 from mmjax.evals.base import Evaluator, Tools
 
 KINDS: dict[str, Callable[[str, Mapping[str, Any], Tools], Evaluator]] = {
     "retrieval": retrieval.build,
     "zeroshot": zeroshot.build,
+    "linear_probe": linear_probe.build,
 }
 
 
@@ -31,6 +32,10 @@ def build_evaluator(name: str, spec: Mapping[str, Any], tools: Tools) -> Evaluat
         near = difflib.get_close_matches(str(kind), KINDS, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UserError(f"evaluator {name!r}: kind {kind!r} is not one of {sorted(KINDS)}{hint}")
+    for key, least in (("limit", 1), ("resamples", 0)):
+        value = options.get(key, least)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise UserError(f"evaluator {name!r}: {key} = {value!r}; valid: a whole number, at least {least}")
     try:
         return KINDS[kind](name, options, tools)
     except UserError as error:

@@ -6,6 +6,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from mmjax.core.errors import UserError
+from mmjax.evals.base import LeftOut, Tools
+
 _CACHE_BYTES = 1 << 30
 
 
@@ -48,9 +51,28 @@ def alternatives(example: Mapping[str, Any]) -> list[np.ndarray]:
     return list(example["images"]) if "images" in example else [example["image"]]
 
 
-def examples(source: Any, limit: int | None = None) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """(index, example) of a source, up to `limit` examples spread evenly over it (the same ones every time)."""
-    size = len(source)
+def examples(source: Any, limit: int | None = None, tools: Tools | None = None) -> Iterator[tuple[int, Mapping]]:
+    """(index, example) of a source, up to `limit` examples spread evenly over it (the same ones every time).
+
+    Args:
+      tools: examples that its `unusable` says cannot be used are left out, and entered in its `left_out`.
+
+    Raises:
+      UserError: not one example can be used.
+    """
+    size, used, first = len(source), 0, ""
+    unusable = tools.unusable if tools is not None else ()
     chosen = range(size) if limit is None or limit >= size else np.linspace(0, size - 1, limit).round().astype(int)
     for index in chosen:
-        yield int(index), source[int(index)]
+        try:
+            example = source[int(index)]
+        except unusable as error:
+            first = first or f"example {index}: {error}"
+            assert tools is not None  # else nothing is unusable
+            tools.left_out.append(LeftOut(getattr(source, "name", "the source"), int(index), str(error)))
+            continue
+        used += 1
+        yield int(index), example
+    if not used:
+        why = f"no example of it can be used, the first because of {first}" if first else "it has no example"
+        raise UserError(f"{getattr(source, 'name', 'the source')}: {why}")

@@ -149,8 +149,8 @@ def captioned(source: Any, tools: Tools, *, limit: int | None = None, duplicates
     places: list[tuple[int, int]] = []
     texts: list[str] = []
     pairs: list[tuple[int, int]] = []
-    for index, example in examples(source, limit):
-        if not example["texts"]:
+    for index, example in examples(source, limit, tools):
+        if not example.get("texts"):
             raise UserError(f"example {example.get('key', index)!r} has no text to retrieve")
         for alternative in range(len(alternatives(example))):
             pairs += [(len(places), len(texts) + i) for i in range(len(example["texts"]))]
@@ -197,13 +197,13 @@ def labelled(
     shown: list[tuple[int, int]] = []
     places: list[tuple[int, int]] = []
     pairs: list[tuple[int, int]] = []
-    for index, example in examples(gallery):
+    for index, example in examples(gallery, None, tools):
         value = _value(example, match, index, "gallery")
         if value not in column:
             column[value] = len(texts)
             texts.append(example["texts"][0])
             shown.append((index, 0))
-    for index, example in examples(queries, limit):
+    for index, example in examples(queries, limit, tools):
         value = _value(example, match, index, "data")
         if value not in column:
             raise UserError(f"data: {match} {value!r} of example {index} is not in the gallery of {len(texts)} values")
@@ -221,7 +221,7 @@ def _with_references(
 ) -> RetrievalData:
     places: list[tuple[int, int]] = []
     texts: list[int] = []
-    for index, example in examples(source):
+    for index, example in examples(source, None, tools):
         value = _value(example, match, index, "pixel_match")
         if value in column:
             for alternative in range(len(alternatives(example))):

@@ -2,16 +2,15 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Int
 
 from mmjax.core.errors import UserError
+from mmjax.evals import classes as labelling
 from mmjax.evals.base import Predictor, Rows, Tokenize, Tools, Value, check_options
-from mmjax.evals.bootstrap import interval
-from mmjax.evals.images import Pictures, alternatives, examples
+from mmjax.evals.classes import Labelled, load_classes
 from mmjax.evals.prompts import embed_ensemble, load_templates, normalise
 from mmjax.evals.ranking import best_ranks
 
@@ -40,58 +39,27 @@ class ZeroShot:
     per_class: bool = False
 
     def __post_init__(self) -> None:
-        if len(self.labels) != len(self.images) or not len(self.labels):
-            raise UserError(f"{self.name}: {len(self.images)} images and {len(self.labels)} labels")
-        if self.labels.min() < 0 or self.labels.max() >= len(self.classes):
-            raise UserError(
-                f"{self.name}: labels span {self.labels.min()} … {self.labels.max()}, "
-                f"but there are {len(self.classes)} classes"
-            )
+        Labelled(self.images, self.labels).check(self.name, len(self.classes))
 
     def run(self, predictor: Predictor) -> Iterator[Value]:
         """Embeds images and classes and yields (name, value)."""
+        yield from self.score(*self.embed(predictor))
+
+    def embed(self, predictor: Predictor) -> tuple[Float32[np.ndarray, "N E"], Float32[np.ndarray, "C E"]]:
+        """Unit embeddings of all images and of all classes."""
         classes = embed_ensemble(predictor, self.tokenize, self.classes, self.templates)
-        yield from self.score(normalise(predictor.embed_image(self.images)), classes)
+        return normalise(predictor.embed_image(self.images)), classes
 
     def score(self, images: Float32[np.ndarray, "N E"], classes: Float32[np.ndarray, "C E"]) -> Iterator[Value]:
         """(name, value) from embeddings; a tie between classes counts as a mistake."""
         ranks = best_ranks(images, classes, self.labels[:, None])
-        for k in (1, 5):
-            if k > 1 and k >= len(self.classes):
-                continue  # always right
-            hits = ranks <= k
-            yield f"{self.name}/top{k}", float(hits.mean())
-            if self.resamples:
-                lo, hi = interval(hits, resamples=self.resamples)
-                yield f"{self.name}/top{k}_lo", lo
-                yield f"{self.name}/top{k}_hi", hi
-        seen = np.unique(self.labels)
-        accuracy = {int(c): float((ranks[self.labels == c] == 1).mean()) for c in seen}
-        yield f"{self.name}/mean_per_class", float(np.mean(list(accuracy.values())))
-        if self.per_class:
-            yield from ((f"{self.name}/class/{self.classes[c]}", value) for c, value in accuracy.items())
+        yield from labelling.accuracies(
+            self.name, ranks, self.labels, self.classes, resamples=self.resamples, per_class=self.per_class
+        )
 
     def baselines(self) -> dict[str, dict[str, float]]:
         """What guessing scores, under the same names."""
-        size = len(self.classes)
-        return {"chance": {f"{self.name}/top{k}": k / size for k in (1, 5) if k == 1 or k < size}}
-
-
-def load_classes(classes: str | Sequence[str]) -> tuple[str, ...]:
-    """Class names from a list, or from a text file with one name on each line.
-
-    Raises:
-      UserError: no such file, fewer than two classes, or a repeated name.
-    """
-    if isinstance(classes, str):
-        if not Path(classes).is_file():
-            raise UserError(f"classes {classes!r} is not a file; give a list of names, or a file with one on each line")
-        lines = Path(classes).read_text(encoding="utf-8").splitlines()
-        classes = [line.strip() for line in lines if line.strip()]
-    twice = sorted({name for name in classes if list(classes).count(name) > 1})
-    if twice or len(classes) < 2:
-        raise UserError(f"classes needs two or more distinct names; there are {len(classes)}, repeated: {twice[:5]}")
-    return tuple(classes)
+        return labelling.chance(self.name, len(self.classes))
 
 
 OPTIONS = ("data", "classes", "templates", "label", "resamples", "limit", "per_class")
@@ -112,25 +80,16 @@ def build(name: str, options: Mapping[str, Any], tools: Tools) -> ZeroShot:
     """
     check_options("zeroshot", options, OPTIONS, required=("data",))
     source, key = tools.open_source(options["data"]), options.get("label", "label")
-    if "classes" not in options and not hasattr(source, "class_names"):
+    own = labelling.source_classes(source)
+    named = options.get("classes", own)
+    if named is None:
         raise UserError(f"source {options['data']!r} names no classes; give the option 'classes'")
-    named = options["classes"] if "classes" in options else source.class_names()
     classes = load_classes(named)
-    index_of = {class_name: i for i, class_name in enumerate(classes)}
-    places, labels = [], []
-    for index, example in examples(source, options.get("limit")):
-        if key not in example:
-            raise UserError(f"example {index} has no {key!r}; its keys are {sorted(example)}")
-        label = index_of.get(example[key]) if isinstance(example[key], str) else int(example[key])
-        if label is None:
-            raise UserError(f"{key} {example[key]!r} is not a class; the first are {classes[:8]}")
-        for alternative in range(len(alternatives(example))):
-            places.append((index, alternative))
-            labels.append(label)
+    pictures, labels = labelling.read_labels(source, key, tools, options.get("limit"))
     return ZeroShot(
         name,
-        Pictures(source, places, tools.preprocess),
-        np.asarray(labels, np.int64),
+        pictures,
+        labelling.indices(labels, classes, key, own),
         classes,
         load_templates(options.get("templates", "photo")),
         tools.tokenize,

@@ -29,6 +29,7 @@ class PatchEmbed(nn.Module):
     """A p×p convolution without padding, row-major: float[B, Y, X, C] -> float[B, P, D]. Kernel [p, p, C, D].
 
     With stride p (the default) it is a reshape and one matrix product, which CPUs run faster than a convolution.
+    `crop_edge` leaves out the rows and columns beyond the last whole patch, as the convolution does.
     """
 
     patch: int
@@ -36,12 +37,16 @@ class PatchEmbed(nn.Module):
     stride: int | None = None
     use_bias: bool = False
     kernel_init: Initializer = torch_uniform
+    crop_edge: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, image: Float[Array, "B Y X C"]) -> Float[Array, "B P D"]:
         B, Y, X, C = image.shape
         p, stride = self.patch, self.stride or self.patch
+        if stride == p and self.crop_edge:
+            Y, X = Y // p * p, X // p * p
+            image = image[:, :Y, :X]
         if stride == p and (Y % p or X % p):
             raise UserError(f"image of {Y}x{X} pixels does not divide into patches of {p}")
         init = partitioned(self.kernel_init, None, None, None, "embed")

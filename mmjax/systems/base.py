@@ -7,12 +7,15 @@ unless marked *; `size` gives all of them at once (the published sizes), and wha
     build({"name": "clip", "size": "vit_b_32", "embed_dim": 256, "img": {"image_size": 64, "patch": 8}})
 
 name "clip":
-  size         one of CLIP's SIZES: rn50 rn101 rn50x4 rn50x16 rn50x64 vit_b_32 vit_b_16 vit_l_14 vit_l_14_336
+  size         one of CLIP's SIZES: rn50 rn101 rn50x4 rn50x16 rn50x64 vit_b_32 vit_b_16 vit_l_14 vit_l_14_336, or
+               SigLIP's: siglip_b_16_224 _256 _384 _512, siglip_l_16_256 _384, siglip_so400m_14_224 _384
   embed_dim *  width E of the shared space
   img *, txt * the two towers, below
   loss         "softmax" (default) or "sigmoid" (adds the parameter logit_bias)
   loss_form    "plain" (default), "blocked" or "ring": how the batch-by-batch logits are computed; same values
   loss_block   rows of a block when blocked
+  project_img  whether a linear map takes the image tower's pooled state to E; default true for a ViT (SigLIP: false)
+  txt_bias     whether the text tower's map to E has a bias, default false (SigLIP: true)
   scale_init   initial similarity scale, default 1 / 0.07; kept as its logarithm
   scale_max    upper bound of the scale, default 100; null leaves it free
   bias_init    initial logit_bias of the sigmoid loss, default -10
@@ -27,7 +30,8 @@ img, kind "vit" (the default kind):
   act          "quick_gelu" (default), "gelu" (erf), "gelu_tanh", "relu", "silu"
   eps          of every layer norm, default 1e-5
   patch_bias   default false; patch_stride: default patch
-  cls          class token, default true; pool: "cls" (default), "mean", "flat" or "none"
+  cls          class token, default true; pool: "cls" (default), "mean", "flat", "map" (attention) or "none"
+  crop_edge    default false: an image that does not divide into patches is an error; true leaves out what is beyond
   norm_pre     layer norm before the blocks, default true
   norm_post    "pooled" (default: after pooling), "all" (on all tokens) or "none"
   q_bias, k_bias, v_bias, out_bias   default true
@@ -41,6 +45,7 @@ img, kind "resnet":
 txt:
   vocab *, length *, width *, depth *, heads *
   mlp_dim (default 4 * width), act (default "quick_gelu"), eps (default 1e-5), dropout, scan, remat
+  causal (default true), mask_padding (default false), pool ("end" (default: the end token) or "last")
 """
 
 from collections.abc import Collection, Mapping
@@ -49,6 +54,7 @@ from typing import Any
 from mmjax.core.errors import UserError
 from mmjax.core.precision import compute_dtype
 from mmjax.encoders.resnet import ModifiedResNet
+from mmjax.encoders.text import POOLS as TEXT_POOLS
 from mmjax.encoders.text import TextTransformer
 from mmjax.encoders.vit import POOLS, POSTS, ViT
 from mmjax.nn.mlp import ACTIVATIONS
@@ -57,10 +63,12 @@ from mmjax.nn.transformer import REMAT
 _SHARED = {"scan", "remat"}
 _VIT = {"kind", "image_size", "patch", "width", "depth", "heads", "mlp_dim", "act", "eps", "patch_bias", "patch_stride",
         "cls", "pool", "norm_pre", "norm_post", "q_bias", "k_bias", "v_bias", "out_bias", "layer_scale", "drop_path",
-        "dropout", "patch_drop", *_SHARED}  # fmt: skip
+        "dropout", "patch_drop", "crop_edge", *_SHARED}  # fmt: skip
 _RESNET = {"kind", "image_size", "layers", "width", "heads", "remat"}
-_TEXT = {"vocab", "length", "width", "depth", "heads", "mlp_dim", "act", "eps", "dropout", *_SHARED}
-_CHOICES = {"act": tuple(ACTIVATIONS), "remat": tuple(REMAT), "pool": POOLS, "norm_post": POSTS}  # fmt: skip
+_TEXT = {"vocab", "length", "width", "depth", "heads", "mlp_dim", "act", "eps", "dropout", "causal", "mask_padding",
+         "pool", *_SHARED}  # fmt: skip
+_CHOICES = {"act": tuple(ACTIVATIONS), "remat": tuple(REMAT), "norm_post": POSTS}
+_POOLS = {True: TEXT_POOLS, False: POOLS}  # whether it is the text tower
 
 
 def plain(config: Any) -> dict[str, Any]:
@@ -110,12 +118,32 @@ def shared_options(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_tower(where: str, config: Mapping[str, Any], valid: Collection[str], required: Collection[str]) -> None:
     check_keys(where, config, valid, required)
-    for key, choices in _CHOICES.items():
+    for key, choices in {**_CHOICES, "pool": _POOLS["vocab" in valid]}.items():
         if key in config:
             check_choice(f"{where}: {key}", config[key], choices)
+    _check_values(where, config)
     width, heads = config["width"], config.get("heads")
     if config.get("kind") != "resnet" and width % heads:
         raise UserError(f"{where}: {heads} heads do not divide the width {width}")
+
+
+_COUNTS = ("image_size", "patch", "patch_stride", "width", "depth", "heads", "mlp_dim", "vocab", "length")
+_RATES = ("dropout", "drop_path", "patch_drop")
+
+
+def _check_values(where: str, config: Mapping[str, Any]) -> None:
+    """Raises UserError for counts that are no positive whole numbers, and rates and eps out of range."""
+    for key in (key for key in _COUNTS if config.get(key) is not None):
+        value = config[key]
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise UserError(f"{where}: {key} = {value!r}; valid: a whole number, at least 1")
+    for key in (key for key in _RATES if key in config):
+        value = config[key]
+        if not isinstance(value, int | float) or not 0 <= value < 1:
+            raise UserError(f"{where}: {key} = {value!r}; valid: a number from 0 to less than 1")
+    eps = config.get("eps", 1e-5)
+    if not isinstance(eps, float) or not 0 < eps < 1:
+        raise UserError(f"{where}: eps = {eps!r}; valid: a small positive number, such as 1e-5")
 
 
 def image_tower(where: str, config: Mapping[str, Any], *, features: int, **shared: Any) -> ViT | ModifiedResNet:

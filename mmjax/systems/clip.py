@@ -27,7 +27,8 @@ class CLIP(nn.Module):
     Attributes:
       img, txt: the towers; txt has `pooled` at its end token.
       embed_dim: width E of the shared space.
-      project_img: whether a linear map takes the image tower's pooled state to E (the ResNet's pool ends there itself).
+      project_img: whether a linear map takes the image tower's pooled state to E (the ResNet's pool ends there itself,
+        and SigLIP's towers are E wide); txt_bias: whether the text tower's map has a bias (SigLIP).
       loss: "softmax" (symmetric cross-entropy over the batch) or "sigmoid"; loss_form, loss_block: losses/contrastive.
       scale_init, scale_max: the factor of the cosines, learned as its logarithm, and its bound.
       mean, std: normalisation of uint8 images; float images are taken as normalised.
@@ -37,6 +38,7 @@ class CLIP(nn.Module):
     txt: nn.Module
     embed_dim: int
     project_img: bool = True
+    txt_bias: bool = False
     loss: str = "softmax"
     loss_form: str = "plain"
     loss_block: int | None = None
@@ -50,20 +52,27 @@ class CLIP(nn.Module):
     # ---------------------------------------------------------------- parts
 
     def setup(self) -> None:
-        def to_shared() -> Dense:  # std inputs^-½
-            return Dense(self.embed_dim, ("embed", None), False, fan_in_normal, dtype=self.dtype)
+        def to_shared(bias: bool) -> Dense:  # std inputs^-½
+            return Dense(self.embed_dim, ("embed", None), bias, fan_in_normal, dtype=self.dtype)
 
         if self.project_img:
-            self.img_proj = to_shared()
-        self.txt_proj = to_shared()
+            self.img_proj = to_shared(False)
+        self.txt_proj = to_shared(self.txt_bias)
         self.log_scale = self.param("log_scale", nn.initializers.constant(np.log(self.scale_init)), (), jnp.float32)
         if self.loss == "sigmoid":
             self.logit_bias = self.param("logit_bias", nn.initializers.constant(self.bias_init), (), jnp.float32)
 
+    def pool_image(self, image: UInt8[AnyArray, "B Y X C"] | Float[AnyArray, "B Y X C"]) -> Float[Array, "B D"]:
+        """The image tower's pooled state, before the projection into the shared space; float32[B, D].
+
+        What the paper's linear probes read (appendix A.3). A ResNet's attention pool ends in the shared space.
+        """
+        return self.img(normalise(image, self.mean, self.std), train=False).pooled.astype(jnp.float32)
+
     def encode_image(
         self, image: UInt8[AnyArray, "B Y X C"] | Float[AnyArray, "B Y X C"], *, train: bool = False
     ) -> Float[Array, "B E"]:
-        """Image features in the shared space, not normalised (what linear probes read); float32[B, E]."""
+        """Image features in the shared space, not normalised; float32[B, E]."""
         pooled = self.img(normalise(image, self.mean, self.std), train=train).pooled
         return (self.img_proj(pooled) if self.project_img else pooled).astype(jnp.float32)
 
@@ -146,6 +155,18 @@ def _size(embed_dim: int, img: dict[str, Any], width: int) -> dict[str, Any]:
     return {"embed_dim": embed_dim, "img": img, "txt": txt}
 
 
+def _siglip(size: int, patch: int, width: int, depth: int, heads: int, mlp_dim: int | None = None) -> dict[str, Any]:
+    """Both towers as wide as the shared space, no class token but an attention pool, texts seen whole and read last."""
+    tower: dict[str, Any] = {"width": width, "depth": depth, "heads": heads, "mlp_dim": mlp_dim or 4 * width}
+    tower |= {"act": "gelu_tanh", "eps": 1e-6}
+    img = {"image_size": size, "patch": patch, "patch_bias": True, "cls": False, "pool": "map", "norm_pre": False}
+    img |= {"norm_post": "all", **({"crop_edge": True} if size % patch else {})}
+    txt = {"vocab": 32_000, "length": 64, "causal": False, "pool": "last"}
+    ends = {"project_img": False, "txt_bias": True, "loss": "sigmoid", "scale_init": 10.0, "scale_max": None}
+    half = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    return {"embed_dim": width, "img": {**img, **tower}, "txt": {**txt, **tower}, **ends, **half}
+
+
 SIZES: dict[str, dict[str, Any]] = {
     "rn50": _size(1024, _resnet(224, (3, 4, 6, 3), 64), 512),
     "rn101": _size(512, _resnet(224, (3, 4, 23, 3), 64), 512),
@@ -156,8 +177,11 @@ SIZES: dict[str, dict[str, Any]] = {
     "vit_b_16": _size(512, _vit(224, 16, 768, 12, 12), 512),
     "vit_l_14": _size(768, _vit(224, 14, 1024, 24, 16), 768),
     "vit_l_14_336": _size(768, _vit(336, 14, 1024, 24, 16), 768),
+    **{f"siglip_b_16_{size}": _siglip(size, 16, 768, 12, 12) for size in (224, 256, 384, 512)},
+    **{f"siglip_l_16_{size}": _siglip(size, 16, 1024, 24, 16) for size in (256, 384)},
+    **{f"siglip_so400m_14_{size}": _siglip(size, 14, 1152, 27, 16, 4304) for size in (224, 384)},
 }
-"""The published models."""
+"""The published models: CLIP's, and SigLIP's with its English vocabulary."""
 
 
 def build(config: Mapping[str, Any]) -> CLIP:
@@ -170,9 +194,10 @@ def build(config: Mapping[str, Any]) -> CLIP:
     if (size := config.pop("size", None)) is not None:
         base.check_choice("system clip: size", size, SIZES)
         config = base.override(SIZES[size], config)
-    options = {"loss", "loss_form", "loss_block", "scale_init", "scale_max", "bias_init", "mean", "std"}
+    options = {"txt_bias", "loss", "loss_form", "loss_block", "scale_init", "scale_max", "bias_init", "mean", "std"}
     shared = {"dtype", "scan", "remat"}
-    base.check_keys("system clip", config, {"name", "size", "embed_dim", "img", "txt", *options, *shared},
+    base.check_keys("system clip", config,
+                    {"name", "size", "embed_dim", "project_img", "img", "txt", *options, *shared},
                     required=("embed_dim", "img", "txt"))  # fmt: skip
     base.check_choice("system clip: loss", config.get("loss", "softmax"), ("softmax", "sigmoid"))
     base.check_choice("system clip: loss_form", config.get("loss_form", "plain"), ("plain", "blocked", "ring"))
@@ -184,7 +209,7 @@ def build(config: Mapping[str, Any]) -> CLIP:
         img=img,
         txt=txt,
         embed_dim=config["embed_dim"],
-        project_img=config["img"].get("kind", "vit") == "vit",
+        project_img=config.get("project_img", config["img"].get("kind", "vit") == "vit"),
         dtype=shared_options["dtype"],
         **chosen,
     )

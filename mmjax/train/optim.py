@@ -49,10 +49,16 @@ def decay_mask(params: Mapping, no_decay: tuple[str, ...] = ()) -> trees.Tree:
     return trees.unflatten(mask)
 
 
-def rate_factors(params: Mapping, stage: Stage) -> trees.Tree:
-    """Learning-rate factor per parameter: float, or float[L, 1, …] for a scanned stack whose layers differ."""
+def rate_factors(params: Mapping, stage: Stage, whole: Mapping | None = None) -> trees.Tree:
+    """Learning-rate factor per parameter: float, or float[L, 1, …] for a scanned stack whose layers differ.
+
+    Args:
+      params: what trains.
+      stage: has `lr_scale` and `layer_decay`.
+      whole: all parameters of the system, where some are frozen: they count among a tower's layers.
+    """
     flat = trees.flatten(params)
-    depth = _depths(flat)
+    depth = _depths(flat if whole is None else trees.flatten(whole))
     paths = {path: _unrolled(path, leaf) for path, leaf in flat.items()}
     trees.check_patterns([p for group in paths.values() for p in group], [p for p, _ in stage.lr_scale], "lr_scale")
 
@@ -97,13 +103,13 @@ def _below_top(path: str, depth: Mapping[str, int]) -> int:
     return layers + 1 if layers and stem else 0
 
 
-def make_optimizer(stage: Stage, params: Mapping) -> optax.GradientTransformation:
+def make_optimizer(stage: Stage, params: Mapping, whole: Mapping | None = None) -> optax.GradientTransformation:
     """The stage's optimizer for its trainable parameters (abstract ones will do).
 
     Lion follows Chen et al. 2023 (arXiv:2302.06675), AdamW Loshchilov & Hutter 2019; decay is decoupled in both and
-    multiplied by the scheduled rate.
+    multiplied by the scheduled rate. `whole`: see `rate_factors`.
     """
-    factors = rate_factors(params, stage)
+    factors = rate_factors(params, stage, whole)
     parts = [optax.clip_by_global_norm(stage.clip)] if stage.clip else []
     if stage.optimizer == "lion":
         parts.append(optax.scale_by_lion(stage.b1, stage.b2))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -59,10 +60,18 @@ class Stage:
         for key, valid in choices.items():
             if getattr(self, key) not in valid:
                 raise UserError(f"stage: {key}={getattr(self, key)!r} is not one of {list(valid)}")
+        for key in ("lr", "end_lr", "weight_decay", "clip", "b1", "b2", "eps", "layer_decay"):
+            value, decay = getattr(self, key), key in ("b1", "b2")
+            if not (math.isfinite(value) and value >= 0 and (value < 1 or not decay)):
+                words = "a number from 0 to less than 1" if decay else "a number, 0 or more"
+                raise UserError(f"stage: {key}={value}; valid: {words}")
         if not 0 <= self.teacher_decay <= 1:
             raise UserError(f"stage: teacher_decay={self.teacher_decay} is not between 0 and 1")
         if self.steps < 1 or self.chunks < 1 or not 0 <= self.warmup <= self.steps:
-            raise UserError(f"stage: need steps >= 1, chunks >= 1 and 0 <= warmup <= steps, got {self}")
+            raise UserError(
+                f"stage: steps={self.steps}, chunks={self.chunks}, warmup={self.warmup}; valid: steps and chunks at "
+                "least 1, warmup from 0 to steps"
+            )
         if self.evaluate == "teacher" and not self.teacher:
             raise UserError("stage: evaluate='teacher' needs teacher patterns, e.g. teacher=('.*',)")
 

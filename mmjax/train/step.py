@@ -4,12 +4,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from mmjax.core import rng as rngs
 from mmjax.core import trees
 from mmjax.core.errors import UserError
-from mmjax.core.types import Batch, Terms, total
+from mmjax.core.types import FIXED, Batch, Terms, total
 from mmjax.train.accumulate import cached_value_and_grad
 from mmjax.train.stage import Stage
 from mmjax.train.state import State
@@ -30,9 +31,10 @@ def train_step(
         (loss, aux), grads = _cached(system, stage, state, batch)
     else:
         key = rngs.streams(state.rng, RNG_STREAMS, state.step)
+        fixed = fixed_stats(state)
 
         def objective(params: dict) -> tuple[jax.Array, tuple[Terms, dict]]:
-            variables = {"params": trees.merge(state.frozen, params), **state.stats}
+            variables = {"params": trees.merge(state.frozen, params), **state.stats, **fixed}
             terms, stats = system.apply(
                 variables, batch, train=True, method="losses", rngs=key, mutable=list(state.stats)
             )
@@ -51,17 +53,25 @@ def train_step(
         teacher = jax.tree.map(lambda t, s: stage.teacher_decay * t + (1 - stage.teacher_decay) * s, teacher, student)
     metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(params)}
     metrics |= {k: term.mean for k, term in terms.items()}
-    stats = {name: _moved(state.stats[name], tree, params) for name, tree in stats.items()}
     stats = {**state.stats, **stats}
     state = State(state.step + 1, params, state.frozen, stats, opt, teacher, state.rng)
     return state, jax.tree.map(lambda x: x.astype(jnp.float32), metrics)
 
 
-def _moved(before: dict, after: dict, params: dict) -> dict:
-    """Running statistics after a step: new beside parameters that train, as they were in frozen modules."""
-    training = {path.rpartition("/")[0] for path in trees.flatten(params)}
-    old, new = trees.flatten(before), trees.flatten(after)
-    return trees.unflatten({path: new[path] if path.rpartition("/")[0] in training else old[path] for path in new})
+def fixed_stats(state: State) -> dict[str, dict]:
+    """{FIXED: …}: a leaf `stats` at every module with running statistics and no parameter that trains.
+
+    Its statistics do not move, and the forward pass uses them in the place of the batch's: a frozen module computes
+    what it computes in evaluation.
+    """
+    training = _modules(state.params)
+    found = {module for tree in state.stats.values() for module in _modules(tree)}
+    leaves = {f"{module}/stats": np.zeros((), np.bool_) for module in sorted(found - training)}
+    return {FIXED: trees.unflatten(leaves)} if leaves else {}
+
+
+def _modules(tree: dict) -> set[str]:
+    return {path.rpartition("/")[0] for path in trees.flatten(tree)}
 
 
 def _cached(system: Any, stage: Stage, state: State, batch: Batch) -> Any:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import jax
 
+from mmjax.core import files
 from mmjax.core.errors import UserError
 
 Row = dict[str, Any]
@@ -54,7 +55,7 @@ class MetricWriter:
             raise UserError(f"metric writer {unknown} does not exist; valid: {sorted(WRITERS)}")
         self._writers: list[Writer] = []
         if jax.process_index() == 0:
-            Path(workdir).mkdir(parents=True, exist_ok=True)
+            files.make_folder(workdir)
             self._writers = [WRITERS[name](Path(workdir), resume_step) for name in dict.fromkeys(writers)]
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
@@ -87,18 +88,20 @@ class JsonlWriter:
     """metrics.jsonl: `{"step": 250, "loss": 1.5}` on each line; a value that is not finite is null."""
 
     def __init__(self, workdir: Path, resume_step: int | None):
-        path = workdir / "metrics.jsonl"
-        rows = [] if resume_step is None else [row for row in read_history(path) if row["step"] <= resume_step]
-        _replace(path, (json.dumps(row) + "\n" for row in rows))
-        self._file = path.open("a", encoding="utf-8")
+        self._path = workdir / "metrics.jsonl"
+        rows = [] if resume_step is None else [row for row in read_history(self._path) if row["step"] <= resume_step]
+        files.write_text(self._path, "".join(json.dumps(row) + "\n" for row in rows))
+        self._file = self._path.open("a", encoding="utf-8")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self._file.write(json.dumps({"step": step, **finite}) + "\n")
-        self._file.flush()  # a row that was logged survives a kill
+        with files.writing(self._path):
+            self._file.write(json.dumps({"step": step, **finite}) + "\n")
+            self._file.flush()  # a row that was logged survives a kill
 
     def close(self) -> None:
-        self._file.close()
+        with files.writing(self._path):
+            self._file.close()
 
 
 def read_history(path: str | os.PathLike) -> list[Row]:
@@ -153,7 +156,7 @@ class CsvWriter:
 
     def _rewrite(self, rows: Iterable[Mapping[str, Any]]) -> None:
         lines = [self._columns, *([row.get(name, "") for name in self._columns] for row in rows)]
-        _replace(self._path, (_csv_line(line) for line in lines))
+        files.write_text(self._path, "".join(_csv_line(line) for line in lines))
         self._file = self._path.open("a", encoding="utf-8", newline="")
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -164,11 +167,13 @@ class CsvWriter:
             self._columns += new
             self._rewrite(rows)
         row: Row = {"step": step, **values}
-        self._file.write(_csv_line([row.get(name, "") for name in self._columns]))
-        self._file.flush()
+        with files.writing(self._path):
+            self._file.write(_csv_line([row.get(name, "") for name in self._columns]))
+            self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        with files.writing(self._path):
+            self._file.close()
 
 
 class TensorBoardWriter:
@@ -202,7 +207,7 @@ class WandbWriter:
         path = workdir / "wandb_id"
         known = path.read_text().strip() if resume_step is not None and path.exists() else None
         self._run = wandb.init(dir=str(workdir), name=workdir.name, id=known, resume="allow" if known else None)
-        path.write_text(self._run.id)
+        files.write_text(path, self._run.id)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)
@@ -221,14 +226,6 @@ def _csv_line(cells: Iterable[Any]) -> str:
     line = io.StringIO()
     csv.writer(line, lineterminator="\n").writerow(cells)
     return line.getvalue()
-
-
-def _replace(path: Path, lines: Iterable[str]) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8", newline="") as file:
-        file.writelines(lines)
-    os.replace(temporary, path)
 
 
 WRITERS: dict[str, Callable[[Path, int | None], Writer]] = {

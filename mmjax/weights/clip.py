@@ -11,13 +11,15 @@ import numpy as np
 
 from mmjax.core.errors import UserError
 from mmjax.weights.layout import Buffer, Row, Table
-from mmjax.weights.transforms import CONV, LINEAR, ONE_VALUE, QKV_BIAS, QKV_KERNEL, SAME
+from mmjax.weights.rows import hf_blocks, linear, norm, openai_blocks, text_projection
+from mmjax.weights.siglip import is_siglip, patches, siglip_hf, siglip_open_clip
+from mmjax.weights.transforms import CONV, LINEAR, ONE_VALUE, SAME
 
 LAYOUTS = ("hf", "openai", "open_clip")
 
 
 def clip_table(system: Mapping[str, Any], layout: str, *, custom_text: bool = False, one_value: bool = False) -> Table:
-    """The table of a CLIP of this size.
+    """The table of a CLIP or SigLIP of this size.
 
     Args:
       system: a mapping that `systems.build` takes, with its sizes spelled out.
@@ -25,6 +27,8 @@ def clip_table(system: Mapping[str, Any], layout: str, *, custom_text: bool = Fa
       custom_text: open_clip's custom-text model: the text tower's keys begin with `text.`.
       one_value: scale and bias are stored as `[1]` instead of `[]` (open_clip's `nonscalar_logit_scale`).
     """
+    if is_siglip(system) and layout in ("hf", "open_clip"):
+        return siglip_hf(system) if layout == "hf" else siglip_open_clip(system, one_value)
     if layout == "hf":
         return _hf(system)
     if layout in ("openai", "open_clip"):
@@ -32,29 +36,7 @@ def clip_table(system: Mapping[str, Any], layout: str, *, custom_text: bool = Fa
     raise UserError(f"unknown layout {layout!r} of clip; there are {', '.join(LAYOUTS)}")
 
 
-def _norm(published: str, ours: str) -> tuple[Row, ...]:
-    return Row(f"{published}.weight", f"{ours}/scale"), Row(f"{published}.bias", f"{ours}/bias")
-
-
-def _linear(published: str, ours: str) -> tuple[Row, ...]:
-    return Row(f"{published}.weight", f"{ours}/kernel", LINEAR), Row(f"{published}.bias", f"{ours}/bias")
-
-
 # ------------------------------------------------------------------------------------------------- Hugging Face
-
-
-def _hf_blocks(published: str, ours: str, index: str) -> tuple[Row, ...]:
-    old, new = f"{published}.encoder.layers.{{{index}}}", f"{ours}/transformer/block_{{{index}}}"
-    return (
-        *_norm(f"{old}.layer_norm1", f"{new}/norm1"),
-        *_linear(f"{old}.self_attn.q_proj", f"{new}/attn/q"),
-        *_linear(f"{old}.self_attn.k_proj", f"{new}/attn/k"),
-        *_linear(f"{old}.self_attn.v_proj", f"{new}/attn/v"),
-        *_linear(f"{old}.self_attn.out_proj", f"{new}/attn/out"),
-        *_norm(f"{old}.layer_norm2", f"{new}/norm2"),
-        *_linear(f"{old}.mlp.fc1", f"{new}/mlp/fc1"),
-        *_linear(f"{old}.mlp.fc2", f"{new}/mlp/fc2"),
-    )
 
 
 def _hf(system: Mapping[str, Any]) -> Table:
@@ -63,21 +45,20 @@ def _hf(system: Mapping[str, Any]) -> Table:
         Row("vision_model.embeddings.class_embedding", "img/cls"),
         Row("vision_model.embeddings.patch_embedding.weight", "img/patch/kernel", CONV),
         Row("vision_model.embeddings.position_embedding.weight", "img/pos"),
-        *_norm("vision_model.pre_layrnorm", "img/norm_pre"),  # spelled so in the published checkpoints
-        *_hf_blocks("vision_model", "img", "i"),
-        *_norm("vision_model.post_layernorm", "img/norm_post"),
+        *norm("vision_model.pre_layrnorm", "img/norm_pre"),  # spelled so in the published checkpoints
+        *hf_blocks("vision_model", "img", "i"),
+        *norm("vision_model.post_layernorm", "img/norm_post"),
         Row("text_model.embeddings.token_embedding.weight", "txt/embed/embedding"),
         Row("text_model.embeddings.position_embedding.weight", "txt/pos"),
-        *_hf_blocks("text_model", "txt", "t"),
-        *_norm("text_model.final_layer_norm", "txt/norm_final"),
+        *hf_blocks("text_model", "txt", "t"),
+        *norm("text_model.final_layer_norm", "txt/norm_final"),
         Row("visual_projection.weight", "img_proj/kernel", LINEAR),
         Row("text_projection.weight", "txt_proj/kernel", LINEAR),
         Row("logit_scale", "log_scale"),
     )
-    patches = (img["image_size"] // img["patch"]) ** 2
     why = "positions counted from 0, which older versions stored"
     buffers = (
-        Buffer("vision_model.embeddings.position_ids", why, np.arange(patches + 1)[None]),
+        Buffer("vision_model.embeddings.position_ids", why, np.arange(patches(img) + 1)[None]),
         Buffer("text_model.embeddings.position_ids", why, np.arange(txt["length"])[None]),
     )
     return Table("hf", rows, buffers, {"i": img["depth"], "t": txt["depth"]})
@@ -86,41 +67,21 @@ def _hf(system: Mapping[str, Any]) -> Table:
 # ------------------------------------------------------------------------------------------------- OpenAI, open_clip
 
 
-def _openai_blocks(published: str, ours: str, index: str, layer_scale: bool = False) -> tuple[Row, ...]:
-    old, new = f"{published}.resblocks.{{{index}}}", f"{ours}/transformer/block_{{{index}}}"
-    kernels = tuple(f"{new}/attn/{part}/kernel" for part in "qkv")
-    biases = tuple(f"{new}/attn/{part}/bias" for part in "qkv")
-    return (
-        *_norm(f"{old}.ln_1", f"{new}/norm1"),
-        Row(f"{old}.attn.in_proj_weight", kernels, QKV_KERNEL),
-        Row(f"{old}.attn.in_proj_bias", biases, QKV_BIAS),
-        *_linear(f"{old}.attn.out_proj", f"{new}/attn/out"),
-        *_norm(f"{old}.ln_2", f"{new}/norm2"),
-        *_linear(f"{old}.mlp.c_fc", f"{new}/mlp/fc1"),
-        *_linear(f"{old}.mlp.c_proj", f"{new}/mlp/fc2"),
-        *(
-            (Row(f"{old}.ls_1.gamma", f"{new}/scale1"), Row(f"{old}.ls_2.gamma", f"{new}/scale2"))
-            if layer_scale
-            else ()
-        ),
-    )
-
-
 def _vit(img: Mapping[str, Any]) -> tuple[Row, ...]:
     return (
         Row("visual.class_embedding", "img/cls"),
         Row("visual.positional_embedding", "img/pos"),
         Row("visual.conv1.weight", "img/patch/kernel", CONV),
-        *(_norm("visual.ln_pre", "img/norm_pre") if img.get("norm_pre", True) else ()),
-        *_openai_blocks("visual.transformer", "img", "i", img.get("layer_scale") is not None),
-        *_norm("visual.ln_post", "img/norm_post"),
+        *(norm("visual.ln_pre", "img/norm_pre") if img.get("norm_pre", True) else ()),
+        *openai_blocks("visual.transformer", "img", "i", img.get("layer_scale") is not None),
+        *norm("visual.ln_post", "img/norm_post"),
         Row("visual.proj", "img_proj/kernel"),
     )
 
 
 def _batch_norm(published: str, ours: str) -> tuple[Row, ...]:
     return (
-        *_norm(published, ours),
+        *norm(published, ours),
         Row(f"{published}.running_mean", f"{ours}/mean", collection="batch_stats"),
         Row(f"{published}.running_var", f"{ours}/var", collection="batch_stats"),
     )
@@ -144,7 +105,7 @@ def _resnet(layers: list[int]) -> tuple[Row, ...]:
         rows += _batch_norm(f"{old}.0.downsample.1", f"{new}_0/down_bn")
     rows.append(Row("visual.attnpool.positional_embedding", "img/attnpool/pos"))
     for old, new in (("q_proj", "q"), ("k_proj", "k"), ("v_proj", "v"), ("c_proj", "out")):
-        rows += _linear(f"visual.attnpool.{old}", f"img/attnpool/{new}")
+        rows += linear(f"visual.attnpool.{old}", f"img/attnpool/{new}")
     return tuple(rows)
 
 
@@ -168,9 +129,9 @@ def _openai(system: Mapping[str, Any], layout: str, text: str, one_value: bool) 
         *(_resnet(img["layers"]) if resnet else _vit(img)),
         Row(f"{text}token_embedding.weight", "txt/embed/embedding"),
         Row(f"{text}positional_embedding", "txt/pos"),
-        *_openai_blocks(f"{text}transformer", "txt", "t"),
-        *_norm(f"{text}ln_final", "txt/norm_final"),
-        Row(f"{text}text_projection", "txt_proj/kernel"),
+        *openai_blocks(f"{text}transformer", "txt", "t"),
+        *norm(f"{text}ln_final", "txt/norm_final"),
+        *text_projection(text, system),
         Row("logit_scale", "log_scale", scalar),
         *((Row("logit_bias", "logit_bias", scalar),) if system.get("loss") == "sigmoid" else ()),
     )
@@ -181,7 +142,7 @@ def _openai(system: Mapping[str, Any], layout: str, text: str, one_value: bool) 
         sizes = {"input_resolution": img["image_size"], "context_length": txt["length"], "vocab_size": txt["vocab"]}
         why = "a number of the configuration that the released archives hold"
         buffers += tuple(Buffer(key, why, np.array(size, np.int64), always=True) for key, size in sizes.items())
-    else:
+    elif txt.get("causal", True):
         mask = np.triu(np.full((txt["length"], txt["length"]), -np.inf, np.float32), 1)
         buffers += (Buffer(f"{text}attn_mask", "the causal mask, which older versions stored", mask),)
     return Table(layout, rows, buffers, ranges)

@@ -1,4 +1,4 @@
-"""CLIP's published configurations as system mappings, and back.
+"""CLIP's and SigLIP's published configurations as system mappings, and back.
 
 A key that changes the model and that is not understood is an error that names it: a checkpoint is either computed as
 its publisher computes it or refused. Sources: transformers `CLIPConfig`, the arguments of openai/CLIP's `CLIP`,
@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmjax.core.errors import UserError
-from mmjax.weights.config_checks import HEAD, act, known, mlp, refuse, require, softmax_only, vit_only
+from mmjax.weights import siglip_config
+from mmjax.weights.config_checks import HEAD, act, causal_only, known, mlp, refuse, require, softmax_only, vit_only
 from mmjax.weights.open_clip_config import from_open_clip, open_clip_eos_id, to_open_clip
 
 _HF_ACTS = {
@@ -54,7 +55,7 @@ def detect_layout(config: Mapping[str, Any], where: str) -> str:
     Raises:
       UserError: none of them.
     """
-    if config.get("model_type") == "clip":
+    if config.get("model_type") in ("clip", "siglip"):
         return "hf"
     if {"vision_cfg", "text_cfg"} <= set(config.get("model_cfg", config)):
         return "open_clip"
@@ -62,7 +63,7 @@ def detect_layout(config: Mapping[str, Any], where: str) -> str:
         return "openai"
     kind = f" (model_type {config['model_type']!r})" if "model_type" in config else ""
     raise UserError(
-        f"{where}: not a configuration of a known layout{kind}; known: Hugging Face's CLIP (model_type 'clip'), "
+        f"{where}: not a configuration of a known layout{kind}; known: Hugging Face's (model_type 'clip' or 'siglip'), "
         f"OpenAI's (embed_dim, vision_layers, transformer_width, …), open_clip's (embed_dim, vision_cfg, text_cfg); "
         f"found the keys {', '.join(sorted(config)) or 'none'}"
     )
@@ -88,6 +89,8 @@ def system_from(config: Mapping[str, Any], layout: str, where: str) -> dict[str,
 
 def eos_id(config: Mapping[str, Any], layout: str) -> int | None:
     """The id whose first position is the end of a text, or None where the first largest id of the text is."""
+    if layout == "hf" and config.get("model_type") == "siglip":
+        return None  # texts are read at their last position, whatever stands there
     if layout == "hf":
         eos = _hf_section(config, "text_config", _HF_TEXT)["eos_token_id"]
         return None if eos == 2 else eos  # the library reads its old default, 2, as "the largest"
@@ -134,6 +137,9 @@ def _hf_act(where: str, section: Mapping[str, Any]) -> str:
 
 
 def _from_hf(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    if config["model_type"] == "siglip":
+        img = _hf_section(config, "vision_config", siglip_config.HF_VISION)
+        return siglip_config.from_hf(img, _hf_section(config, "text_config", siglip_config.HF_TEXT), _HF_ACTS, where)
     txt, img = _hf_section(config, "text_config", _HF_TEXT), _hf_section(config, "vision_config", _HF_VISION)
     require(f"{where}: vision_config", img, {"num_channels": (3,)})
     return {
@@ -163,9 +169,11 @@ def _from_hf(config: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _to_hf(system: Mapping[str, Any], *, eos_id: int | None = None) -> dict[str, Any]:
-    img, txt = vit_only(system, "hf"), system["txt"]
-    softmax_only(system, "hf")
     names = {"gelu_tanh": "gelu_pytorch_tanh"}
+    if siglip_config.is_siglip(system):
+        return siglip_config.to_hf(system, names)
+    img, txt = vit_only(system, "hf"), causal_only(system, "hf")
+    softmax_only(system, "hf")
     common = {"attention_dropout": 0.0, "initializer_factor": 1.0, "initializer_range": 0.02}
     text = {
         **common,
@@ -281,6 +289,7 @@ def _to_openai(system: Mapping[str, Any], *, eos_id: int | None = None) -> dict[
     resnet = img.get("kind", "vit") == "resnet"
     if not resnet:
         vit_only(system, "openai")
+    causal_only(system, "openai")
     softmax_only(system, "openai")
     fixed = [("txt.act", act(txt), "quick_gelu"), ("txt.mlp_dim", mlp(txt), 4 * txt["width"])]
     fixed += [("txt.eps", txt.get("eps", 1e-5), 1e-5)]

@@ -55,6 +55,7 @@ def vit_only(system: Mapping[str, Any], layout: str, **also: tuple) -> Mapping[s
         "kind": ("vit",),
         "patch_bias": (False,),
         "patch_stride": (None, img.get("patch")),
+        "crop_edge": (False,),
         "cls": (True,),
         "pool": ("cls",),
         "norm_pre": (True,),
@@ -65,6 +66,27 @@ def vit_only(system: Mapping[str, Any], layout: str, **also: tuple) -> Mapping[s
     }
     refuse(layout, [f"img.{key} is {img[key]!r}" for key, ok in wanted.items() if key in img and img[key] not in ok])
     return img
+
+
+def causal_only(system: Mapping[str, Any], layout: str, **also: tuple) -> Mapping[str, Any]:
+    """The text tower's mapping, if it is CLIP's: causal, read at its end, projected without a bias.
+
+    Args:
+      system: a system mapping.
+      layout: for messages.
+      **also: key -> values that this layout can say, instead of CLIP's one.
+
+    Raises:
+      UserError: with every setting that the layout cannot say.
+    """
+    txt = {**system["txt"], "txt_bias": system.get("txt_bias", False)}
+    only = {"causal": (True,), "mask_padding": (False,), "pool": ("end",), "txt_bias": (False,), **also}
+    problems = [f"txt.{key} is {txt[key]!r}" for key, ok in only.items() if key in txt and txt[key] not in ok]
+    projected = system.get("project_img", system["img"].get("kind", "vit") == "vit")
+    if projected != (system["img"].get("kind", "vit") == "vit"):
+        problems.append(f"project_img is {projected}")
+    refuse(layout, [problem.replace("txt.txt_bias", "txt_bias") for problem in problems])
+    return system["txt"]
 
 
 def act(section: Mapping[str, Any]) -> str:

@@ -170,27 +170,31 @@ class Table:
         shapes: Mapping[str, Shape],
         where: str,
         place: Callable[[str, np.ndarray], Any] | None = None,
+        only: Callable[[str], bool] | None = None,
     ) -> tuple[dict[str, Any], Account]:
-        """Our parameters as a flat dictionary, float32, read one tensor at a time.
+        """Our parameters as a flat dictionary, read one tensor at a time.
 
         Args:
           source: the checkpoint.
           shapes: our paths and shapes.
           where: the checkpoint's name for messages.
-          place: called with path and array as soon as each is read, to put it on its devices; default: kept as it is.
+          place: called with path and array, a view in the stored dtype, as soon as each is read, to put it on its
+            devices; default: `float32`.
+          only: which of our paths to read; default: all.
 
         Raises:
           UserError: see `check`.
         """
         self.check(source, shapes, where)
         keys, flat, stored = set(source.keys()), {}, {}
-        rows = list(self.expand())
+        rows = [row for row in self.expand() if only is None or any(only(path) for path in row.paths)]
         for row in rows:
             tensor = source.read(row.published)
             for path, array in zip(row.paths, row.transform.to_ours(tensor), strict=True):
-                stored[path] = str(tensor.dtype)
-                ready = np.ascontiguousarray(array, dtype=np.float32).reshape(array.shape)
-                flat[path] = ready if place is None else place(path, ready)
+                if only is None or only(path):
+                    stored[path] = str(tensor.dtype)
+                    flat[path] = float32(array) if place is None else place(path, array)
+            del tensor, array  # before the next one is read
         present = [buffer for buffer in self.buffers if buffer.published in keys]
         account = Account(
             loaded={row.published: row.paths for row in rows},
@@ -236,6 +240,11 @@ class Table:
                 else:
                     tensors[name] = buffer.value
         return tensors
+
+
+def float32(array: np.ndarray) -> np.ndarray:
+    """A float32 copy without gaps of an array of any dtype, or the array itself if it is one."""
+    return np.ascontiguousarray(array, dtype=np.float32).reshape(array.shape)
 
 
 def _unlike(value: np.ndarray, stored: np.ndarray) -> dict[str, Any] | None:

@@ -1,11 +1,12 @@
-"""open_clip's configurations (`model_configs/*.json`, `open_clip_config.json`) of plain CLIP models."""
+"""open_clip's configurations (`model_configs/*.json`, `open_clip_config.json`) of plain CLIP models and of SigLIP."""
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from mmjax.core.errors import UserError
-from mmjax.weights.config_checks import HEAD, act, known, mlp, refuse, require, vit_only
+from mmjax.weights import siglip_config
+from mmjax.weights.config_checks import HEAD, act, causal_only, known, mlp, refuse, require, vit_only
 
 _OPEN_CLIP = {
     "embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "init_logit_scale", "init_logit_bias", "nonscalar_logit_scale",
@@ -38,10 +39,11 @@ _PLAIN_TEXT = {
     **_PLAIN_BLOCKS,
     "ls_init_value": (None,),
     "embed_cls": (False,),
-    "no_causal_mask": (False,),
-    "pool_type": ("argmax", "eos"),
+    "no_causal_mask": (False, True),
+    "use_pad_mask": (False,),
+    "pool_type": ("argmax", "eos", "last"),
     "proj_type": ("linear",),
-    "proj_bias": (False,),
+    "proj_bias": (False, True),
     "hf_model_name": (None,),
 }
 
@@ -62,6 +64,8 @@ def _open_clip_eps(where: str, section: Mapping[str, Any]) -> float:
 
 
 def _open_clip_img(where: str, quick: bool, img: Mapping[str, Any]) -> dict[str, Any]:
+    if img.get("timm_model_name") is not None:
+        return siglip_config.from_timm(where, img)
     require(where, img, _PLAIN_VISION)
     known(where, img, _OPEN_CLIP_VISION | set(_PLAIN_VISION))
     width, layers, size = img.get("width", 768), img.get("layers", 12), img.get("image_size", 224)
@@ -125,6 +129,7 @@ def from_open_clip(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     known(at, txt, _OPEN_CLIP_TEXT | set(_PLAIN_TEXT))
     width, bias = txt.get("width", 512), model.get("init_logit_bias")
     scale, pixels = model.get("init_logit_scale"), config.get("preprocess_cfg") or {}
+    siglip = img.get("timm_model_name") is not None
     return {
         "name": "clip",
         "embed_dim": model["embed_dim"],
@@ -138,10 +143,14 @@ def from_open_clip(config: Mapping[str, Any], where: str) -> dict[str, Any]:
             "mlp_dim": int(width * txt.get("mlp_ratio", 4.0)),
             "act": _open_clip_act(at, quick, txt),
             "eps": _open_clip_eps(at, txt),
+            **({"causal": False} if txt.get("no_causal_mask") else {}),
+            **({"pool": "last"} if txt.get("pool_type") == "last" else {}),
         },
+        **({"project_img": False, "scale_max": None} if siglip else {}),
+        **({"txt_bias": True} if txt.get("proj_bias") else {}),
         **({"loss": "sigmoid", "bias_init": bias} if bias is not None else {}),
         **({"scale_init": math.exp(scale)} if scale is not None else {}),
-        **{key: list(pixels[key]) for key in ("mean", "std") if key in pixels},
+        **{key: list(pixels.get(key, siglip_config.HALF)) for key in ("mean", "std") if key in pixels or siglip},
     }
 
 
@@ -152,6 +161,29 @@ def _ratio(section: Mapping[str, Any]) -> float:
         if int(width * ratio) == wanted:
             return ratio
     raise UserError(f"no mlp_ratio gives a hidden width of {wanted} from {width}")
+
+
+def _details(section: Mapping[str, Any]) -> dict[str, Any]:
+    """A transformer's keys that say where it differs from the library's."""
+    eps, tanh = section.get("eps", 1e-5), act(section) == "gelu_tanh"
+    return {
+        "mlp_ratio": _ratio(section),
+        **({"norm_kwargs": {"eps": eps}} if eps != 1e-5 else {}),
+        **({"act_kwargs": {"approximate": "tanh"}} if tanh else {}),
+    }
+
+
+def _to_vision(img: Mapping[str, Any], head: int) -> dict[str, Any]:
+    """`vision_cfg` of CLIP's ResNet or ViT; `head`: width of a head."""
+    vision: dict[str, Any] = {"image_size": img["image_size"], "width": img["width"], "head_width": head}
+    if img.get("kind", "vit") == "resnet":
+        return {**vision, "layers": list(img["layers"])}
+    vision |= {"layers": img["depth"], "patch_size": img["patch"], **_details(img)}
+    vision |= {"no_ln_pre": True} if not img.get("norm_pre", True) else {}
+    vision |= {"ls_init_value": img["layer_scale"]} if img.get("layer_scale") is not None else {}
+    if img.get("pool", "cls") == "mean":
+        vision |= {"pool_type": "avg", "final_ln_after_pool": img.get("norm_post", "pooled") == "pooled"}
+    return vision | ({"patch_dropout": img["patch_drop"]} if img.get("patch_drop") else {})
 
 
 def to_open_clip(
@@ -170,11 +202,14 @@ def to_open_clip(
     """
     img, txt = system["img"], system["txt"]
     resnet = img.get("kind", "vit") == "resnet"
-    if not resnet:
+    siglip = siglip_config.is_siglip(system)
+    if not siglip:
+        causal_only(system, "open_clip", causal=(True, False), pool=("end", "last"), txt_bias=(True, False))
+    if not resnet and not siglip:
         any_scale = (None, img.get("layer_scale"))
         pools = {"pool": ("cls", "mean"), "norm_post": ("pooled", "all")}
         vit_only(system, "open_clip", norm_pre=(True, False), layer_scale=any_scale, **pools)
-    acts = {"txt.act": act(txt)} | ({} if resnet else {"img.act": act(img)})
+    acts = {"txt.act": act(txt)} | ({} if resnet or siglip else {"img.act": act(img)})
     problems = [f"{key} is {act}" for key, act in acts.items() if act not in ("quick_gelu", "gelu", "gelu_tanh")]
     if len({act == "quick_gelu" for act in acts.values()}) > 1:
         problems.append(f"one tower with quick_gelu and one without: {acts}")
@@ -183,28 +218,14 @@ def to_open_clip(
     if size and scaled // head != size:
         problems.append(f"no head_width gives {size} heads from {scaled}")
     refuse("open_clip", problems)
-
-    def details(section: Mapping[str, Any]) -> dict[str, Any]:
-        eps, tanh = section.get("eps", 1e-5), act(section) == "gelu_tanh"
-        return {
-            "mlp_ratio": _ratio(section),
-            **({"norm_kwargs": {"eps": eps}} if eps != 1e-5 else {}),
-            **({"act_kwargs": {"approximate": "tanh"}} if tanh else {}),
-        }
-
-    vision: dict[str, Any] = {"image_size": img["image_size"], "width": img["width"], "head_width": head}
-    if resnet:
-        vision["layers"] = list(img["layers"])
-    else:
-        vision |= {"layers": img["depth"], "patch_size": img["patch"], **details(img)}
-        vision |= {"no_ln_pre": True} if not img.get("norm_pre", True) else {}
-        vision |= {"ls_init_value": img["layer_scale"]} if img.get("layer_scale") is not None else {}
-        if img.get("pool", "cls") == "mean":
-            vision |= {"pool_type": "avg", "final_ln_after_pool": img.get("norm_post", "pooled") == "pooled"}
-        vision |= {"patch_dropout": img["patch_drop"]} if img.get("patch_drop") else {}
+    vision = siglip_config.to_timm(system) if siglip else _to_vision(img, head)
     text = {"context_length": txt["length"], "vocab_size": txt["vocab"], "width": txt["width"]}
-    text |= {"heads": txt["heads"], "layers": txt["depth"], **details(txt)}
-    if eos_id not in (None, txt["vocab"] - 1):
+    text |= {"heads": txt["heads"], "layers": txt["depth"], **_details(txt)}
+    text |= {"no_causal_mask": True} if not txt.get("causal", True) else {}
+    text |= {"proj_bias": True} if system.get("txt_bias") else {}
+    if txt.get("pool") == "last":
+        text |= {"pool_type": "last"}
+    elif eos_id not in (None, txt["vocab"] - 1):
         text |= {"pool_type": "eos", "eos_id": eos_id}
     model = {
         "embed_dim": system["embed_dim"],
@@ -214,7 +235,7 @@ def to_open_clip(
         **({"init_logit_bias": system.get("bias_init", -10.0)} if system.get("loss") == "sigmoid" else {}),
         **({"init_logit_scale": math.log(system["scale_init"])} if "scale_init" in system else {}),
         **({"nonscalar_logit_scale": True} if one_value else {}),
-        **({"custom_text": True} if custom_text else {}),
+        **({"custom_text": True} if custom_text or siglip else {}),
     }
     pixels = {key: list(system[key]) for key in ("mean", "std") if key in system}
     return {"model_cfg": model, "preprocess_cfg": pixels} if pixels else model

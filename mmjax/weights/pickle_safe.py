@@ -7,7 +7,9 @@ classes become empty shells that keep their attributes, and its code is not look
 """
 
 import collections
+import contextlib
 import io
+import math
 import pathlib
 import pickle
 import zipfile
@@ -27,6 +29,8 @@ _STORAGES = {
 }  # fmt: skip
 _WRAPPERS = ("state_dict", "model_state_dict", "model")  # where training scripts keep the weights among other things
 _MOST_BYTES = 2**28  # of data.pkl, which holds names and shapes alone
+_CHUNK = 2**20
+_LEGACY = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")  # a pickled number that begins torch's files of before 1.6
 
 
 class _Storage(NamedTuple):
@@ -72,6 +76,8 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Te
     last = int(offset) + sum((size - 1) * step for size, step in zip(sizes, steps, strict=True))
     if min((0, int(offset), *sizes, *steps)) < 0 or (0 not in sizes and last >= storage.length):
         raise pickle.UnpicklingError(f"a tensor of shape {sizes} outside of its storage {storage.name}")
+    if math.prod(sizes) > storage.length:  # a small file could ask for any amount of memory
+        raise pickle.UnpicklingError(f"a tensor of shape {sizes} that repeats its {storage.length} values")
     return _Tensor(storage, int(offset), sizes, steps)
 
 
@@ -110,7 +116,9 @@ class _Unpickler(pickle.Unpickler):
             return self.shell
         full = f"{module}.{name}"
         if full not in self._known:
-            raise pickle.UnpicklingError(f"it asks for {full}, which is not part of a tensor; nothing was run")
+            raise pickle.UnpicklingError(
+                f"it asks for {full}, which is not part of a tensor; nothing was run (state dicts need none)"
+            )
         return self._known[full]
 
     def persistent_load(self, pid: Any) -> _Storage:
@@ -130,10 +138,24 @@ class TorchArchive:
           UserError: no zip archive of torch's, or a pickle that asks for anything but tensors.
         """
         self._path = path
+        self._kept: tuple[str, np.ndarray] | None = None  # the storage read last, if several tensors share it
         if not zipfile.is_zipfile(path):
-            raise UserError(
-                f"{path} is no zip archive, as torch writes since 1.6: store it anew with torch.save, or as safetensors"
-            )
+            raise UserError(f"{path} {_what_it_is(path)}; store it anew with torch.save, or as safetensors")
+        with self._damage():
+            self._open()
+
+    @contextlib.contextmanager
+    def _damage(self) -> Iterator[None]:
+        """Whatever a damaged archive leads to is said to be damage."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"{self._path} is damaged: {error}") from error
+
+    def _open(self) -> None:
+        path = self._path
         self._archive = zipfile.ZipFile(path)
         names = [name for name in self._archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
         if len(names) != 1:
@@ -170,19 +192,62 @@ class TorchArchive:
           UserError: its storage is missing or has another length.
         """
         tensor = self._tensors[key]
-        storage, dtype = tensor.storage, np.dtype(tensor.storage.dtype)
-        name = f"{self._folder}data/{storage.name}"
+        with self._damage():
+            values = self._storage(key, tensor.storage)
+        whole = tensor.offset == 0 and tensor.strides == _rows(tensor.shape) and math.prod(tensor.shape) == values.size
+        if whole:
+            return values.reshape(tensor.shape)
+        self._kept = (tensor.storage.name, values)
+        strides = tuple(step * values.itemsize for step in tensor.strides)
+        part = values[tensor.offset :] if math.prod(tensor.shape) else values[:0]
+        return np.lib.stride_tricks.as_strided(part, tensor.shape, strides, writeable=False).copy()
+
+    def _storage(self, key: str, storage: _Storage) -> np.ndarray:
+        """A storage's values, read in pieces into their place; the archive's check sum is compared at the end."""
+        if self._kept is not None and self._kept[0] == storage.name:
+            return self._kept[1]
+        self._kept = None
+        name, dtype = f"{self._folder}data/{storage.name}", np.dtype(storage.dtype)
         try:
-            size = self._archive.getinfo(name).file_size
+            entry = self._archive.getinfo(name)
         except KeyError as error:
             raise UserError(f"{self._path}: the storage {name} of {key} is missing") from error
-        if size != storage.length * dtype.itemsize:
+        if entry.file_size != storage.length * dtype.itemsize:
             raise UserError(
-                f"{self._path}: {name} has {size} bytes, {key} needs {storage.length} values of {dtype.itemsize}"
+                f"{self._path}: {name} has {entry.file_size} bytes, {key} needs {storage.length} values of "
+                f"{dtype.itemsize}"
             )
-        values = np.frombuffer(self._archive.read(name), dtype)[tensor.offset :]
-        strides = tuple(step * dtype.itemsize for step in tensor.strides)
-        return np.lib.stride_tricks.as_strided(values, tensor.shape, strides, writeable=False).copy()
+        if entry.compress_type != zipfile.ZIP_STORED:  # torch never does; a small file could ask for any memory
+            raise UserError(f"{self._path}: {name} is compressed: store it anew with torch.save, or as safetensors")
+        values = np.empty(storage.length, dtype)
+        target, done = values.view(np.uint8), 0
+        with self._archive.open(entry) as file:
+            while piece := file.read(_CHUNK):
+                target[done : done + len(piece)] = np.frombuffer(piece, np.uint8)
+                done += len(piece)
+        if done != entry.file_size:
+            raise UserError(f"{self._path} ends in the middle of {name}: copy or download it again")
+        return values
+
+
+def _rows(shape: Shape) -> tuple[int, ...]:
+    """The strides of an array without gaps, last axis fastest."""
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
+
+def _what_it_is(path: pathlib.Path) -> str:
+    """A file that is no zip archive, in words."""
+    with path.open("rb") as file:
+        start = file.read(512)
+    if start.startswith(_LEGACY):
+        return "is in the format that torch wrote before 1.6, a chain of pickles"
+    if start[257:262] == b"ustar":
+        return "is a tar archive, as torch wrote before 0.1.10"
+    if start[:2] == b"\x1f\x8b":
+        return "is compressed with gzip: unpack it first"
+    if not start:
+        return "is empty"
+    return "is no zip archive, as torch writes since 1.6 (or only the beginning of one)"
 
 
 def _unwrap(content: Any) -> Any:

@@ -17,7 +17,8 @@ from mmjax.core.interpolate import bicubic_resize
 from mmjax.core.stacking import unstack_blocks
 from mmjax.weights import clip_config, files
 from mmjax.weights.clip import clip_table
-from mmjax.weights.layout import Account, Table
+from mmjax.weights.layout import Account, Table, float32
+from mmjax.weights.siglip import is_siglip
 from mmjax.weights.transforms import Shape
 
 CONFIG, OPEN_CLIP_CONFIG, PREPROCESSOR = "config.json", "open_clip_config.json", "preprocessor_config.json"
@@ -73,6 +74,7 @@ def load(
     layout: str | None = None,
     image_size: int | None = None,
     place: Callable[[str, np.ndarray], Any] | None = None,
+    only: Callable[[str], bool] | None = None,
 ) -> Loaded:
     """Reads a published checkpoint; every tensor of it is loaded, or named in the account with the reason why not.
 
@@ -81,39 +83,60 @@ def load(
       shapes: from a system mapping to the shapes of its variables, "params/img/cls" -> (768,).
       layout: insist on this layout instead of the detected one.
       image_size: resize the positions for images of this size, as the publisher's code does.
-      place: called with path and float32 array as each is read, to put it on its devices at once.
+      place: called with path and array (a view, in the stored dtype) as each is read, to put it on its devices at once
+        as float32; default: numpy arrays, float32.
+      only: which of our paths to read, "params/img/cls"; default: all. Every tensor is accounted for in any case.
 
     Raises:
       UserError: no such checkpoint, an unknown layout or configuration, or tensors that do not fit; the message lists
         every missing, unknown and misshapen one.
     """
     source = pathlib.Path(source)
-    tensors = files.open_tensors(source)
-    config, where = _read_config(source, tensors)
-    found = clip_config.detect_layout(config, where)
+    tensors, system, origin, where = _open(source)
+    config, found = origin.config, origin.layout
     if layout not in (None, found):
         raise UserError(f"{where} is of the layout {found!r}, not {layout!r}")
-    system = clip_config.system_from(config, found, where) | _pixels(source)
-    origin = _origin(found, config, tensors)
     resized = _resized(system, image_size)
     grow, notes = _position_resize(system, resized, found)
     notes += clip_config.unused(config, found)
 
     def finish(path: str, array: np.ndarray) -> Any:
         array = grow(path, array)
-        return array if place is None else place(path, array)
+        return float32(array) if place is None else place(path, array)
 
-    flat, account = origin.table(system).read(tensors, shapes(system), str(source), finish)
+    flat, account = origin.table(system).read(tensors, shapes(system), str(source), finish, only)
     origin = origin._replace(
         buffers=account.buffers, dtypes={path: kind for path, kind in account.stored.items() if kind != "float32"}
     )
     return Loaded(resized, trees.unflatten(flat), dataclasses.replace(account, notes=notes), origin)
 
 
+def read_system(source: str | pathlib.Path) -> tuple[dict[str, Any], str]:
+    """(system mapping, layout) of a published checkpoint; no tensor is read.
+
+    Raises:
+      UserError: see `load`.
+    """
+    _, system, origin, _ = _open(pathlib.Path(source))
+    return system, origin.layout
+
+
+def _open(source: pathlib.Path) -> tuple[files.Tensors, dict[str, Any], Origin, str]:
+    """The tensors, the system, what the checkpoint says besides, and the name of its configuration."""
+    tensors = files.open_tensors(source)
+    config, where = _read_config(source, tensors)
+    layout = clip_config.detect_layout(config, where)
+    system = clip_config.system_from(config, layout, where)
+    return tensors, system | _pixels(source, system), _origin(layout, config, tensors), where
+
+
 def _read_config(source: pathlib.Path, tensors: files.Tensors) -> tuple[dict[str, Any], str]:
     """The configuration beside the weights, or (OpenAI's archives hold none) what their shapes say."""
     folder = source if source.is_dir() else source.parent
-    for name in (CONFIG, OPEN_CLIP_CONFIG):
+    names = (CONFIG, OPEN_CLIP_CONFIG)  # some folders hold both, with weights of both layouts
+    if files.find_weights(source).name in files.OPEN_CLIP_WEIGHTS:
+        names = (OPEN_CLIP_CONFIG, CONFIG)
+    for name in names:
         if (folder / name).is_file():
             return files.read_json(folder / name), str(folder / name)
     if "visual.conv1.weight" in tensors.keys() and "positional_embedding" in tensors.keys():  # noqa: SIM118
@@ -130,12 +153,12 @@ def _origin(layout: str, config: dict[str, Any], tensors: files.Tensors) -> Orig
     return Origin(layout, config, any(key.startswith("text.") for key in keys), one_value)
 
 
-def _pixels(source: pathlib.Path) -> dict[str, list[float]]:
-    """mean and std of a Hugging Face preprocessor, where they are not CLIP's."""
+def _pixels(source: pathlib.Path, system: Mapping[str, Any]) -> dict[str, list[float]]:
+    """mean and std of a Hugging Face preprocessor, where they are not the system's."""
     path = (source if source.is_dir() else source.parent) / PREPROCESSOR
     settings = files.read_json(path) if path.is_file() else {}
     stored = {"mean": settings.get("image_mean"), "std": settings.get("image_std")}
-    usual = {"mean": list(CLIP_MEAN), "std": list(CLIP_STD)}
+    usual = {"mean": list(system.get("mean", CLIP_MEAN)), "std": list(system.get("std", CLIP_STD))}
     return {key: value for key, value in stored.items() if value is not None and value != usual[key]}
 
 
@@ -177,7 +200,7 @@ def _position_resize(
 
     transformers interpolates without antialias; open_clip with it, and OpenAI's models are resized by open_clip.
     """
-    resnet = old["img"].get("kind") == "resnet"
+    resnet, extra = old["img"].get("kind") == "resnet", int(old["img"].get("cls", True))
     path, step = ("params/img/attnpool/pos", 32) if resnet else ("params/img/pos", old["img"].get("patch"))
     before, after = old["img"]["image_size"] // step, new["img"]["image_size"] // step
     if before == after:
@@ -187,9 +210,11 @@ def _position_resize(
     def resize(at: str, table: np.ndarray) -> np.ndarray:
         if at != path:
             return table
-        grid = table[1:].reshape(before, before, -1)  # [P, D] -> [Y, X, D]; row 0 is the class (or mean) token's
+        # [P, D] -> [Y, X, D]; row 0 is the class (or mean) token's, where there is one
+        table = float32(table)
+        grid = table[extra:].reshape(before, before, -1)
         grown = bicubic_resize(grid, (after, after), antialias=antialias)
-        return np.concatenate([table[:1], np.asarray(grown).reshape(after * after, -1)])
+        return np.concatenate([table[:extra], np.asarray(grown).reshape(after * after, -1)])
 
     rule = "bicubic with antialias (open_clip)" if antialias else "bicubic without antialias (transformers)"
     return resize, (f"{path}: grid {before}x{before} -> {after}x{after}, {rule}",)
@@ -238,6 +263,12 @@ def export(
     files.write_json(directory / CONFIG, config)
     if layout == "hf":
         files.write_json(directory / PREPROCESSOR, _preprocessor(system))
+    if layout == "open_clip":  # the name and form that its `local-dir:` reads
+        pixels: dict[str, Any] = {"mean": list(system.get("mean", CLIP_MEAN)), "std": list(system.get("std", CLIP_STD))}
+        pixels |= {"interpolation": "bicubic", "resize_mode": "squash" if is_siglip(system) else "shortest"}
+        model = {**config.get("model_cfg", config)}
+        preprocess = {**pixels, **(config.get("preprocess_cfg") or {})}
+        files.write_json(directory / OPEN_CLIP_CONFIG, {"model_cfg": model, "preprocess_cfg": preprocess})
 
 
 def flat_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -252,6 +283,19 @@ def _same_model(one: Mapping[str, Any], other: Mapping[str, Any], layout: str) -
 
 def _preprocessor(system: Mapping[str, Any]) -> dict[str, Any]:
     size = system["img"]["image_size"]
+    if is_siglip(system):  # squeezed to a square, nothing cut
+        return {
+            "image_processor_type": "SiglipImageProcessor",
+            "do_resize": True,
+            "size": {"height": size, "width": size},
+            "resample": 3,  # bicubic
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": True,
+            "do_convert_rgb": True,
+            "image_mean": list(system.get("mean", CLIP_MEAN)),
+            "image_std": list(system.get("std", CLIP_STD)),
+        }
     return {
         "image_processor_type": "CLIPImageProcessor",
         "do_resize": True,

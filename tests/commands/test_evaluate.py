@@ -15,6 +15,7 @@ from mmjax import cli, systems
 from mmjax.commands import models
 from mmjax.core.errors import UserError
 from mmjax.core.stacking import stack_blocks
+from mmjax.data.example import BadExample
 from mmjax.data.sources import open_source
 from mmjax.data.tokenizers import open_tokenizer
 from mmjax.evals.base import Predictor
@@ -87,7 +88,7 @@ def test_evaluators_of_the_config(saved):
 
 
 def test_zeroshot_options(saved, tmp_path):
-    options = ["--kind", "zeroshot", "--data", HELD_OUT, "--limit", "20", "--resamples", "0"]
+    options = ["--metric", "zeroshot", "--data", HELD_OUT, "--limit", "20", "--resamples", "0"]
     plain = evaluate(saved, *options)
     assert set(plain) == {f"emoji:test/{metric}" for metric in ("top1", "top5", "mean_per_class")}
     assert len(evaluate(saved, *options, "--per-class")) == len(plain) + 20
@@ -95,6 +96,80 @@ def test_zeroshot_options(saved, tmp_path):
     names.write_text("\n".join(reversed(open_source(HELD_OUT).class_names())))
     with_names = evaluate(saved, *options, "--classes", str(names), "--label", "label")
     assert set(with_names) == set(plain)
+
+
+def test_linear_probe(saved, tmp_path, capsys):
+    """Pictures of two styles to fit, of a third to test: the table, the numbers and the figures."""
+    options = ["--metric", "linear_probe", "--resamples", "50", "--name", "probe", "--limit", "24"]
+    got = evaluate(saved, *options, "--data", HELD_OUT, "--train-data", "emoji:test", "--features", "unit",
+                   "--out", str(tmp_path / "out"))  # fmt: skip
+    assert {"probe/top1", "probe/top1_lo", "probe/top5", "probe/mean_per_class", "probe/log10_l2",
+            "probe/top1_validation", "probe/top1_train"} <= set(got)  # fmt: skip
+    assert got["probe/top1_train"] > got["probe/top1"] >= 0 and -6 <= got["probe/log10_l2"] <= 6
+    assert "most frequent class: probe/top1" in capsys.readouterr().out
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files == {"report.html", "metrics.json", "report.json", "probe_sweep.png", "probe_confusion.png",
+                     "probe_classes.png"}  # fmt: skip
+
+
+def test_folders_of_classes(saved, tmp_path, capsys):
+    """Sub-folders are classes; those of the test folder count by their names; what cannot be read is named."""
+    rng = np.random.default_rng(0)
+    for part, colours in (("train", ("blue", "green", "red")), ("test", ("green", "red"))):
+        for colour in colours:
+            (tmp_path / part / colour).mkdir(parents=True)
+            for i in range(6):
+                pixels = rng.integers(0, 40, (40, 40, 3), np.uint8)
+                pixels[:, :, ("red", "green", "blue").index(colour)] += 200
+                Image.fromarray(pixels).save(tmp_path / part / colour / f"{i}.png")
+    (tmp_path / "test" / "red" / "6.png").write_text("<html>")
+    data = ["--data", f"folder:{tmp_path}/test", "--name", "n", "--resamples", "0"]
+    got = evaluate(saved, *data, "--metric", "linear_probe", "--train-data", f"folder:{tmp_path}/train", "--per-class")
+    assert (got["n/top1"], got["n/class/green"], got["n/class/red"]) == (1, 1, 1) and "n/class/blue" not in got
+    error = capsys.readouterr().err
+    assert "1 left out (not an image 1)\n  12: not an image" in error
+    (tmp_path / "names.txt").write_text("something green\nsomething red\n")
+    assert "n/top1" in evaluate(saved, *data, "--metric", "zeroshot", "--classes", str(tmp_path / "names.txt"))
+    (tmp_path / "names.txt").write_text("a\nb\nc\n")
+    assert cli.main(["eval", "--checkpoint", str(saved), *data, "--metric", "zeroshot", "--classes",
+                     str(tmp_path / "names.txt")]) == 2  # fmt: skip
+    assert "the source has 2 classes (green, red), and 3 names are given" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("metric", ["retrieval", "zeroshot"])
+def test_figures_and_json(metric, saved, tmp_path):
+    """The figures are pictures, the numbers those of a run without figures, the page holds what it shows."""
+    options = ["--metric", metric, "--data", HELD_OUT, "--limit", "12", "--resamples", "0", "--name", "n"]
+    out = tmp_path / "a" / "b"
+    assert evaluate(saved, *options, "--out", str(out)) == evaluate(saved, *options)
+    assert json.loads((out / "metrics.json").read_text()) == evaluate(saved, *options)
+    parts = {"retrieval": {"similarity", "best", "random", "worst", "recall"}, "zeroshot": {"confusion", "classes"}}
+    figures = sorted(out.glob("*.png"))
+    assert {path.name for path in figures} == {f"n_{part}.png" for part in parts[metric]}
+    for path in figures:
+        with Image.open(path) as picture:
+            assert min(picture.size) > 200 and len(np.unique(np.asarray(picture.convert("L")))) > 10
+    page = (out / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == len(figures) and "chance" in page
+
+
+def test_examples_that_cannot_be_used_are_told(saved, monkeypatch, capsys):
+    source = open_source(HELD_OUT)
+
+    class Damaged:
+        name = "damaged"
+
+        def __len__(self):
+            return 6
+
+        def __getitem__(self, index):
+            if index in (1, 4):
+                raise BadExample("corrupt image", f"{index}.png")
+            return source[index]
+
+    monkeypatch.setattr("mmjax.inputs.open_source", lambda spec: Damaged())
+    assert evaluate(saved, "--data", "damaged", "--resamples", "0")["damaged/image_to_text_R@10"] == 1
+    assert "damaged: 2 left out (corrupt image 2)\n  1: corrupt image: 1.png\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("layout", ["hf", "openai", "open_clip"])
@@ -126,11 +201,17 @@ def test_scanned_blocks(saved, variables, tmp_path):
     [
         (["--limit", "3"], "--limit: this describes an evaluator, which needs --data"),
         (["--name", "a"], "--name: this describes"),
+        (["--metric", "zeroshot"], "--metric: this describes"),
+        (["--data", "emoji", "--metric", "linear_probe"], "needs the option ['train_data']"),
+        (["--data", "emoji", "--train-data", "emoji"], "has no option ['train_data']"),
+        (["--data", "emoji", "--metric", "zeroshot", "--label", "colour"], "has no 'colour'; its keys are"),
+        (["--data", "emoji", "--metric", "zeroshot", "--classes", "none.txt"], "'none.txt' is not a file"),
+        (["--out", __file__], "is a file; give a directory"),
         (["--data", "emoji", "--evaluators", "found"], "give one of the two"),
         (["--evaluators", "fond"], "--evaluators fond: the checkpoint's config has found, named"),
         (["--data", "emojo"], "emojo"),
-        (["--data", "emoji", "--kind", "zero"], "'zero' is not one of"),
-        (["--data", "emoji", "--kind", "zeroshot", "--gallery", "emoji"], "has no option ['gallery']"),
+        (["--data", "emoji", "--metric", "zero"], "'zero' is not one of"),
+        (["--data", "emoji", "--metric", "zeroshot", "--gallery", "emoji"], "has no option ['gallery']"),
         (["--data", "emoji", "--batch-size", "0"], "--batch-size 0"),
         (["--data", "emoji", "--step", "7"], "no complete step 7"),
         (["--json", "/nowhere/at/all.json"], "there is no directory /nowhere/at"),

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from mmjax.core.errors import UserError
+from mmjax.core.errors import BadExample, UserError
 from mmjax.data import augment, pipeline, text
 from mmjax.data.pipeline import Pipeline
 
@@ -279,6 +279,83 @@ def test_an_error_in_an_example_reaches_the_consumer():
     batches.close()
 
 
+class Holes(Numbers):
+    """Examples 3, 10, 17, … cannot be used; 12 has blank texts."""
+
+    bad = frozenset(range(3, 1000, 7))
+
+    def __getitem__(self, i: int) -> dict:
+        if i in self.bad:
+            raise BadExample("truncated image", f"of {i}", f"k{i}")
+        return super().__getitem__(i) | ({"texts": [" ", "&nbsp;"]} if i == 12 else {})
+
+
+def with_dropped(data: Pipeline, n: int, state: dict | None = None) -> tuple[list[dict], list]:
+    """Batches, and what was dropped for them."""
+    batches, got, dropped = iter(data), [], []
+    if state is not None:
+        batches.set_state(state)
+    for _ in range(n):
+        got.append(next(batches))
+        dropped += batches.dropped
+    batches.close()
+    return got, dropped
+
+
+def test_bad_examples_are_replaced_and_told():
+    whole, holes = list(make(epochs=2)), list(make(Holes(43), epochs=2))
+    _, dropped = with_dropped(make(Holes(43), epochs=2), 10)
+    unusable = Holes.bad | {12}
+    for step, (a, b) in enumerate(zip(whole, holes, strict=True), 1):
+        assert b.keys() == a.keys()
+        good = ~np.isin(a["index"], list(unusable))
+        for key in a:  # rows of good examples are what they are without any bad one
+            np.testing.assert_array_equal(a[key][good], b[key][good])
+        assert not set(b["index"]) & unusable
+        np.testing.assert_array_equal(b["ids"][:, 0], b["index"])  # text and image are those of the substitute
+        told = [item.index for item in dropped if item.step == step]
+        assert set(a["index"][~good]) <= set(told) <= unusable
+    assert {(d.index, d.reason, d.key, d.detail) for d in dropped} == {
+        *((i, "truncated image", f"k{i}", f"of {i}") for i in Holes.bad if i < 43),
+        (12, "empty caption", "k12", "2 texts"),
+    }
+    assert {item.source for item in dropped} == {"source"}
+
+
+def test_substitutes_do_not_depend_on_what_the_source_is_called():
+    assert_same(list(make({"a": Holes(43)}, epochs=1)), list(make({"b": Holes(43)}, epochs=1)))
+    other = list(make(Holes(43), epochs=1, seed=4))
+    assert any((a["index"] != b["index"]).any() for a, b in zip(make(Holes(43), epochs=1), other, strict=True))
+
+
+def test_dropped_is_a_function_of_the_steps_read():
+    batches, dropped = with_dropped(make(Holes(43)), 12)
+    state = {**iter(make(Holes(43))).get_state(), "step": 7}
+    again, later = with_dropped(make(Holes(43), threads=2, read_ahead=3), 5, state)
+    assert_same(batches[7:], again)
+    assert later == [item for item in dropped if item.step > 7] and later
+    halves = [with_dropped(make(Holes(43), process_index=h, process_count=2), 12)[1] for h in range(2)]
+    assert sorted([*halves[0], *halves[1]], key=lambda item: item.step) == dropped
+    assert_same([make(Holes(43))[k] for k in range(12)], batches)
+
+
+def test_a_source_of_nothing_but_bad_examples():
+    class AllBad(Numbers):
+        def __getitem__(self, i: int) -> dict:
+            raise BadExample("missing file" if i % 2 else "empty file", "no.jpg")
+
+    with pytest.raises(UserError, match=r"1,001 examples .* cannot be used: \d+ \w+ file, \d+ \w+ file. The first: s"):
+        make(AllBad(16))[0]
+
+
+def test_seen():
+    data = make({"a": Numbers(60), "b": Numbers(30)}, weights={"a": 1, "b": 3}, batch_size=4)
+    assert data.seen(0) == {"a": 0, "b": 0} and data.seen(8) == {"a": 8, "b": 24}
+    assert data.seen(1000) == {"a": 60, "b": 30}
+    read = np.concatenate([data[k]["index"] for k in range(8)])
+    assert ((read < 60).sum(), (read >= 60).sum()) == (8, 24)
+
+
 class Styles(Numbers):
     """Two alternatives of every image."""
 
@@ -298,7 +375,7 @@ def test_alternatives_are_drawn_evenly():
 SCRIPT = """
 import multiprocessing, sys, time
 sys.path.insert(0, {here!r})
-from test_pipeline import assert_same, make, take
+from test_pipeline import Holes, assert_same, make, take, with_dropped
 
 if __name__ == "__main__":
 """
@@ -320,6 +397,9 @@ def test_worker_processes_give_the_same_stream(tmp_path):
         state = {**iter(make(workers=3)).get_state(), "step": 4}
         assert_same(want[:5], list(make(workers=2, epochs=1)))  # five batches: one worker ends before the other
         assert_same(want[4:], take(make(workers=1), 5, state))
+        (want, dropped), (got, same) = with_dropped(make(Holes(43)), 7), with_dropped(make(Holes(43), workers=2), 7)
+        assert_same(want, got)
+        assert dropped and dropped == same
         print("equal")
     """
     process = run(tmp_path, body)

@@ -31,7 +31,7 @@ def test_parse_spec(spec, expected):
         ("emoji?style=", "'style=' is not of the form"),
         ("emoji?style=noto&style=noto", "'style' twice"),
         ("emojy:test", "did you mean 'emoji'"),
-        ("coco", "valid: emoji, emoji_scenes"),
+        ("cocoa", "valid: emoji, emoji_scenes, jsonl"),
         ("emoji:tset", "did you mean 'test'"),
         ("emoji?stlye=noto", "did you mean 'style'"),
     ],

@@ -3,7 +3,7 @@ import collections
 import numpy as np
 import pytest
 
-from mmjax.core.errors import UserError
+from mmjax.core.errors import BadExample, UserError
 from mmjax.data import text
 
 CAT = {
@@ -66,8 +66,31 @@ def test_a_form_without_material_is_left_out():
         draws({"forms": {"tags": 1}}, bare)
     with pytest.raises(UserError, match=r"labels in \['en'\]"):
         draws({"forms": {"label": 1}, "languages": ["de"]}, bare)
-    with pytest.raises(UserError, match="is empty"):
-        draws({"forms": {"text": 1}}, {"key": "x", "texts": ["  "]})
+
+
+@pytest.mark.parametrize(
+    ("config", "example"),
+    [
+        ({}, {"texts": ["  ", "&nbsp;\n"]}),
+        ({}, {"texts": []}),
+        ({"clean": False}, {"texts": [" "]}),
+        ({"forms": {"label": 1, "tags": 1}}, {"labels": {"en": " "}, "tags": {"en": [" "]}}),
+    ],
+)
+def test_blank_texts_make_a_bad_example(config, example):
+    choose = text.from_config(config)
+    for call in (choose.check, lambda item: choose(item, np.random.default_rng(0))):
+        with pytest.raises(BadExample, match="empty caption") as caught:
+            call({"key": "x", **example})
+        assert caught.value.key == "x"
+
+
+def test_blank_texts_are_not_drawn():
+    assert set(draws({}, {"key": "x", "texts": [" ", "a", "&nbsp;", "b"]})) == {"a", "b"}
+    assert set(draws({"forms": {"first": 1}}, {"key": "x", "texts": ["\n", "a", "b"]})) == {"a"}
+    assert set(draws({"clean": False}, {"key": "x", "texts": ["&nbsp;"]})) == {"&nbsp;"}
+    tags = {"key": "x", "labels": {"en": ""}, "tags": {"en": ["", "a"]}}
+    assert set(draws({"forms": {"tags": 1, "label": 5}}, tags)) == {"a"}
 
 
 def test_clean():

@@ -51,6 +51,19 @@ def test_the_end_token_is_never_found_by_its_id(params):
     np.testing.assert_array_equal(out.pooled[0], out.tokens[0, 7])
 
 
+def test_siglips_texts_are_seen_whole_and_read_at_the_last_position(params):
+    net = TextTransformer(vocab=50, length=8, width=24, depth=2, heads=2, causal=False, pool="last")
+    out = jax.jit(net.apply)(params, IDS, VALID)
+    np.testing.assert_array_equal(out.pooled, out.tokens[:, -1])
+    changed = jax.jit(net.apply)(params, IDS.at[2, 5].set((IDS[2, 5] + 1) % 50), VALID)  # padding of the third text
+    assert np.abs(changed.tokens[2, 0] - out.tokens[2, 0]).max() > 1e-3
+    masked = net.clone(mask_padding=True)
+    one, other = (jax.jit(masked.apply)(params, ids, VALID) for ids in (IDS, jnp.where(VALID, IDS, 49)))
+    np.testing.assert_allclose(one.tokens[2, :3], other.tokens[2, :3], atol=1e-6)
+    with pytest.raises(UserError, match="pool 'first'"):
+        TextTransformer(vocab=50, length=8, width=24, depth=2, heads=2, pool="first").apply(params, IDS, VALID)
+
+
 def test_initial_scales():
     wide = TextTransformer(vocab=1000, length=64, width=128, depth=4, heads=2)
     ids = jnp.zeros((1, 64), jnp.int32)

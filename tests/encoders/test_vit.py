@@ -89,6 +89,36 @@ def test_flat_pooling_keeps_every_patch_in_its_place():
         make(ViT(**SIZE, pool="flat", patch_drop=0.5))
 
 
+def test_the_attention_pool_by_hand():
+    module = ViT(**SIZE, pool="map", cls=False, norm_pre=False, norm_post="all", act="gelu_tanh", eps=1e-6)
+    params = make(module)
+    out = run(module, params)
+    assert out.tokens.shape == (3, 4, 24) and out.pooled.shape == (3, 24)
+    p, attn = params["pool"], params["pool"]["attn"]
+    query = (p["probe"][None] @ attn["q"]["kernel"] + attn["q"]["bias"][None]).reshape(2, 12)
+    keys = (out.tokens @ attn["k"]["kernel"] + attn["k"]["bias"][None, None]).reshape(3, 4, 2, 12)
+    values = (out.tokens @ attn["v"]["kernel"] + attn["v"]["bias"][None, None]).reshape(3, 4, 2, 12)
+    weights = jax.nn.softmax(jnp.einsum("NH,BSNH->BNS", query, keys) / 12**0.5)
+    x = jnp.einsum("BNS,BSNH->BNH", weights, values).reshape(3, 24)
+    x = x @ attn["out"]["kernel"] + attn["out"]["bias"][None]
+    hidden = LayerNorm(1e-6).apply({"params": p["norm"]}, x) @ p["mlp"]["fc1"]["kernel"] + p["mlp"]["fc1"]["bias"][None]
+    expected = x + jax.nn.gelu(hidden) @ p["mlp"]["fc2"]["kernel"] + p["mlp"]["fc2"]["bias"][None]
+    np.testing.assert_allclose(out.pooled, expected, atol=1e-4)
+
+
+def test_pixels_beyond_the_last_patch_are_left_out_only_when_asked():
+    module = ViT(**SIZE | {"patch": 7}, crop_edge=True)
+    params = make(module)
+    base = run(module, params)
+    assert base.tokens.shape == (3, 5, 24)
+    np.testing.assert_array_equal(
+        run(module, params, IMAGE.at[:, 14:].set(9.0).at[:, :, 14:].set(9.0)).pooled, base.pooled
+    )
+    assert np.abs(run(module, params, IMAGE.at[:, 13].set(9.0)).pooled - base.pooled).max() > 1e-3
+    with pytest.raises(UserError, match="does not divide into patches of 7"):
+        make(ViT(**SIZE | {"patch": 7}))
+
+
 def test_options_of_the_eva_family():
     module = ViT(
         **SIZE, patch_bias=True, norm_pre=False, norm_post="none", pool="none", k_bias=False, eps=1e-6, act="gelu",

@@ -20,7 +20,10 @@ def test_one_table_of_kinds():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"kind": "retreival", "data": "x"}, r"'retreival' is not one of \['retrieval', 'zeroshot'\]; did you mean"),
+        (
+            {"kind": "retreival", "data": "x"},
+            r"'retreival' is not one of \['linear_probe', 'retrieval', 'zeroshot'\]; did",
+        ),
         ({"data": "x"}, "kind None is not one of"),
         ({"kind": "retrieval", "data": "x", "galery": "y"}, r"no option \['galery'\]; valid options: .*'gallery'"),
         ({"kind": "retrieval"}, r"needs the option \['data'\]"),

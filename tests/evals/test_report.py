@@ -1,13 +1,16 @@
+import errno
 import html.parser
 import io
 import json
 import math
+import os
 import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from mmjax.core.errors import UserError
 from mmjax.evals.base import Tools
 from mmjax.evals.report.contents import ReportData, RetrievalPanel, retrieval_panel
 from mmjax.evals.report.curves import curves, pretty, smooth
@@ -105,6 +108,21 @@ def test_the_files(report):
     beside = json.loads((out / "report.json").read_text())
     assert beside["baselines"]["chance"] == {"e/image_to_text_R@1": 1 / 3}
     assert beside["settings"]["Model"] == {"img.width": "8", "img.heads": "1, 2"}
+
+
+def test_a_full_disk_leaves_no_metrics_json(tmp_path, monkeypatch):
+    """metrics.json says that a run has ended: it comes last, and whole."""
+    written = []
+
+    def fsync(_, real=os.fsync):
+        written.append(1)
+        if len(written) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(UserError, match=r"metrics\.json could not be written: No space left on device"):
+        write_report(tmp_path, ReportData("t", {"loss": 1.5}))
+    assert {path.name for path in tmp_path.iterdir()} == {"report.html", "report.json"}
 
 
 def test_a_report_of_metrics_alone(tmp_path):

@@ -1,16 +1,13 @@
 """Random models of transformers' CLIPModel against ours, in both directions: same weights and inputs, same outputs."""
 
-import json
 import pathlib
 
-import jax
 import numpy as np
 import pytest
-import safetensors.numpy
 
-from mmjax import systems
 from mmjax.commands import golden, models
 from mmjax.core import trees
+from tests.parity.peers import EMBED, LENGTH, PATCH, SIZE, VOCAB, our_logits, randomise, write_fixture
 
 pytestmark = pytest.mark.parity
 
@@ -26,7 +23,6 @@ CONFIGS: dict[str, dict] = {
     },
     "mixed": {"img": (32, 2, 128, 2, "relu"), "txt": (32, 8, 64, 2, "silu"), "eos": 98, "eps": 1e-3},
 }
-VOCAB, LENGTH, SIZE, PATCH, EMBED = 99, 12, 24, 6, 20
 
 
 def peer(name: str):
@@ -52,12 +48,7 @@ def peer(name: str):
         text_config=tower(*made["txt"]) | text, vision_config=tower(*made["img"]) | vision, projection_dim=EMBED
     )
     torch.manual_seed(0)
-    model = CLIPModel(config).eval()
-    with torch.no_grad():
-        for key, value in model.named_parameters():
-            noise = torch.randn_like(value)
-            value.copy_(1 + 0.1 * noise if "norm" in key and key.endswith("weight") else 0.15 * noise)
-    return model
+    return randomise(CLIPModel(config))
 
 
 def inputs(eos: int) -> dict[str, np.ndarray]:
@@ -91,14 +82,6 @@ def outputs(model, given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {key: value.detach().numpy().copy() for key, value in found.items()}
 
 
-def write_fixture(folder: pathlib.Path, given: dict, made: dict) -> None:
-    task = {"inputs": {}, "outputs": dict.fromkeys(made, ""), "tolerance": 1e-4}
-    (folder / "meta.json").write_text(json.dumps({"system": "clip", "layout": "hf", "tasks": {"live": task}}))
-    io = {f"live/in/{key}": value for key, value in given.items()}
-    io |= {f"live/out/{key}": np.array(value, order="C") for key, value in made.items()}
-    safetensors.numpy.save_file(io, folder / "io.safetensors")
-
-
 @pytest.mark.parametrize("name", CONFIGS)
 def test_their_model_in_ours(name: str, tmp_path: pathlib.Path) -> None:
     model, given = peer(name), inputs(CONFIGS[name]["eos"])
@@ -127,13 +110,6 @@ def test_our_model_in_theirs(act: str, tmp_path: pathlib.Path) -> None:
     models.save(ours, "hf", tmp_path)
     model, given = CLIPModel.from_pretrained(tmp_path).eval(), inputs(2)
     made = outputs(model, given)
-    end = given["input_ids"].argmax(axis=1)
-    batch = {
-        "image": given["pixel_values"].transpose(0, 2, 3, 1),
-        "ids": given["input_ids"].astype(np.int32),
-        "valid": np.arange(LENGTH)[None] <= end[:, None],
-    }
-    built = systems.build({**system, "dtype": "float32"})
-    batch = jax.tree.map(jax.numpy.asarray, batch)
-    logits = jax.jit(lambda v, b: built.apply(v, b, method="logits"))(variables, batch)
+    ids = given["input_ids"]
+    logits = our_logits(system, variables, given["pixel_values"], ids, ids.argmax(axis=1))
     np.testing.assert_allclose(logits, made["logits_per_image"], atol=1e-4)

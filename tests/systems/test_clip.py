@@ -70,8 +70,34 @@ def test_published_sizes_have_exactly_the_published_parameters(size, scan):
     assert ("img_proj" in counts) == size.startswith("vit")
 
 
-def test_all_nine_sizes_are_there():
-    assert set(SIZES) == set(PUBLISHED)
+# All parameters of transformers' SiglipModel of that size.
+SIGLIP = {
+    "siglip_b_16_224": 203_155_970,
+    "siglip_b_16_256": 203_202_050,
+    "siglip_b_16_384": 203_447_810,
+    "siglip_b_16_512": 203_791_874,
+    "siglip_l_16_256": 652_150_786,
+    "siglip_l_16_384": 652_478_466,
+    "siglip_so400m_14_224": 877_415_602,
+    "siglip_so400m_14_384": 877_960_498,
+}
+
+
+@pytest.mark.parametrize("size", sorted(SIGLIP))
+def test_siglips_sizes_have_exactly_the_published_parameters(size):
+    system, image_size = build({"name": "clip", "size": size}), SIZES[size]["img"]["image_size"]
+    batch = {
+        "image": jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.uint8),
+        "ids": jax.ShapeDtypeStruct((1, 64), jnp.int32),
+        "valid": jax.ShapeDtypeStruct((1, 64), bool),
+    }
+    shapes = nn.meta.unbox(jax.eval_shape(lambda b: system.init(jax.random.key(0), b, train=False), batch))["params"]
+    assert trees.count(shapes) == SIGLIP[size]
+    assert set(shapes) == {"img", "txt", "txt_proj", "log_scale", "logit_bias"}
+
+
+def test_all_published_sizes_are_there():
+    assert set(SIZES) == set(PUBLISHED) | set(SIGLIP)
 
 
 def test_features_logits_and_loss_fit_together():

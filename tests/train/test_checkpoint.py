@@ -107,7 +107,7 @@ def test_another_tree_or_shape_is_refused(saved, meshes):
     wider = state.replace(params={"txt": {"kernel": jnp.zeros((8, 6)), "bias": jnp.zeros(4)}})
     more = state.replace(frozen={"img": {"weight": jnp.zeros((4, 4))}})
     for wrong, text in (
-        (wider, r"4 is of another state: .*shapes \['params/txt/kernel: \(8, 4\) for \(8, 6\)'\]"),
+        (wider, r"4 is of another state: .*shapes \['params/txt/kernel: float32\[8,4\] for float32\[8,6\]'\]"),
         (more, r"missing \['frozen/img/weight'\], unused \['frozen/img/kernel'\]"),
     ):
         placed = jax.tree.map(lambda _: NamedSharding(meshes[0], P()), wrong)

@@ -99,6 +99,16 @@ def test_layer_decay_falls_from_the_head_to_the_embeddings(params):
     assert flat["txt/embed/embedding"] == 1.0  # no blocks below the head
 
 
+@pytest.mark.parametrize("frozen", ["block_[12]/.*", "block_0/.*"])
+def test_layer_decay_counts_frozen_blocks(params, frozen):
+    """A block's factor is its own, whatever else of the tower trains."""
+    stage = Stage(steps=1, lr=1.0, layer_decay=0.5, train=(".*",))
+    _, trainable = trees.split(params, (f"img/transformer/{frozen}",))
+    all_factors = trees.flatten(rate_factors(params, stage))
+    flat = trees.flatten(rate_factors(trainable, stage, params))
+    assert flat == {path: all_factors[path] for path in flat} and len(flat) < len(all_factors)
+
+
 @pytest.mark.parametrize(
     "settings",
     [

@@ -128,6 +128,23 @@ def test_a_frozen_tower_keeps_its_statistics(tiny_resnet, make_batch, prepare, o
     assert moved and {path.split("/")[2] for path in moved} == {"layer4_0"}
 
 
+def test_a_frozen_tower_computes_as_in_evaluation(tiny_resnet, make_batch, prepare, one_device):
+    """Its features do not depend on what else is in the batch: it uses its running statistics."""
+    system, batch = systems.build(tiny_resnet), make_batch(tiny_resnet)
+    loss = {}
+    for train in (True, False):
+        forward = functools.partial(system.apply, train=train, method="losses", mutable=["batch_stats"])
+        variables = prepare(tiny_resnet, Stage(**STAGE), one_device).state.variables()
+        loss[train] = float(total(jax.jit(forward)(variables, batch)[0]))
+    assert abs(loss[True] - loss[False]) > 1e-3  # else nothing is tested
+    for patterns, expected in ((("txt/.*", "log_scale"), loss[False]), ((".*",), loss[True])):
+        _, (metrics,) = steps(prepare(tiny_resnet, Stage(**STAGE, train=patterns), one_device), [batch])
+        assert metrics["loss"] == pytest.approx(expected, rel=1e-5), patterns
+    remat = {**tiny_resnet, "img": {**tiny_resnet["img"], "remat": "full"}}
+    _, (metrics,) = steps(prepare(remat, Stage(**STAGE, train=("txt/.*",)), one_device), [batch])
+    assert metrics["loss"] == pytest.approx(loss[False], rel=1e-5)
+
+
 def test_the_scale_is_bounded_after_every_update(tiny, make_batch, prepare, one_device):
     bounded = {**tiny, "scale_init": 9.9, "scale_max": 10.0}
     run = prepare(bounded, Stage(**{**STAGE, "lr": 0.5}, optimizer="lion"), one_device)

@@ -77,8 +77,8 @@ def test_open_clip_options_and_back() -> None:
         ("vision_cfg", {"image_size": [32, 48]}, "only square images"),
         ("vision_cfg", {"norm_kwargs": {"bias": False}}, "norm_kwargs.*does not know: bias"),
         ("text_cfg", {"hf_model_name": "roberta-base"}, "hf_model_name = 'roberta-base'"),
-        ("text_cfg", {"pool_type": "last", "embed_cls": True}, "embed_cls = True.*pool_type = 'last'"),
-        ("text_cfg", {"no_causal_mask": True}, "no_causal_mask = True"),
+        ("text_cfg", {"pool_type": "first", "embed_cls": True}, "embed_cls = True.*pool_type = 'first'"),
+        ("text_cfg", {"use_pad_mask": True}, "use_pad_mask = True"),
     ],
 )
 def test_what_open_clip_can_and_mmjax_cannot(section: str, change: dict, message: str) -> None:

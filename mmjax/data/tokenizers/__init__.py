@@ -8,17 +8,19 @@ from mmjax.data.choices import choose
 from mmjax.data.tokenizers.base import CONFIG, Tokenizer
 from mmjax.data.tokenizers.clip_bpe import ClipBPE
 from mmjax.data.tokenizers.sentence_piece import SentencePiece
+from mmjax.data.tokenizers.siglip import SigLIP
 
-__all__ = ["TOKENIZERS", "ClipBPE", "SentencePiece", "Tokenizer", "load_tokenizer", "open_tokenizer"]
+__all__ = ["TOKENIZERS", "ClipBPE", "SentencePiece", "SigLIP", "Tokenizer", "load_tokenizer", "open_tokenizer"]
 
 TOKENIZERS: dict[str, type[ClipBPE] | type[SentencePiece]] = {
     ClipBPE.kind: ClipBPE,
     SentencePiece.kind: SentencePiece,
+    SigLIP.kind: SigLIP,
 }
 
 
 def open_tokenizer(spec: str) -> Tokenizer:
-    """A tokenizer from a config's spec: `clip_bpe[:MERGES]`, `sentencepiece:MODEL`, or a directory that `save` wrote.
+    """From a config's spec: `clip_bpe[:MERGES]`, `sentencepiece:MODEL`, `siglip:MODEL`, or a folder of `save`.
 
     Raises:
       UserError: an unknown name, or a file that is missing or of another kind.

@@ -88,6 +88,21 @@ class ClipBPE:
         self.bos_id, self.eos_id, self.pad_id = self.vocab_size - 2, self.vocab_size - 1, 0
         self.digest = base.digest_of(self.kind, self._options(), self._merges_text())
 
+    @property
+    def tokens(self) -> list[str]:
+        """Every token by id, bytes as `byte_symbols` writes them."""
+        return list(self._tokens)
+
+    @property
+    def merges(self) -> list[tuple[str, str]]:
+        """The pairs in the order in which they are merged."""
+        return list(self._merges)
+
+    @property
+    def specials(self) -> tuple[str, str]:
+        """The spelling of the begin and end tokens."""
+        return self._specials
+
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_cache": {}}
 

@@ -47,6 +47,21 @@ class SentencePiece:
         self.pad_id: int = max(pad_id, 0)
         self.digest = base.digest_of(self.kind, {}, model)
 
+    @property
+    def model(self) -> bytes:
+        """The content of the `.model` file."""
+        return self._model
+
+    def pieces(self) -> list[tuple[str, float, bool]]:
+        """(piece, score, whether it is a control symbol) by id."""
+        get = self._processor
+        return [(get.id_to_piece(i), get.get_score(i), get.is_control(i)) for i in range(self.vocab_size)]
+
+    @property
+    def unk_id(self) -> int:
+        """Stands for what no piece covers."""
+        return self._processor.unk_id()
+
     def __reduce__(self) -> tuple:
         return type(self), (self._model,)
 
@@ -148,5 +163,5 @@ class SentencePiece:
           UserError: no file is named, or it does not exist.
         """
         if not arg or not Path(arg).is_file():
-            raise UserError(f"tokenizer sentencepiece:FILE needs a SentencePiece .model file, got {arg!r}")
+            raise UserError(f"tokenizer {cls.kind}:FILE needs a SentencePiece .model file, got {arg!r}")
         return cls(Path(arg).read_bytes())

@@ -3,9 +3,11 @@
 import json
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mmjax.core import files
 from mmjax.evals.report.contents import ReportData, RetrievalPanel
 from mmjax.evals.report.curves import curves
 from mmjax.evals.report.page import Picture, flatten, page
@@ -23,28 +25,28 @@ _DRAWS = {
 }
 
 
-def write_report(out_dir: str | os.PathLike, data: ReportData) -> Path:
+def write_report(out_dir: str | os.PathLike, data: ReportData, more: Sequence[Picture] = ()) -> Path:
     """Writes `metrics.json`, `report.json`, `*.png` and `report.html` to a directory; returns the path of report.html.
 
-    metrics.json maps names to numbers, for scripts; report.json holds what is printed beside them. report.html holds
-    its pictures and styles and asks nothing of the network.
+    Each file is whole or not there. metrics.json maps names to numbers, for scripts; report.json holds what is
+    printed beside them. report.html holds its pictures and styles and asks nothing of the network. `more` are figures
+    besides those that the data gives.
     """
-    out = Path(out_dir)
-    out.mkdir(parents=True, exist_ok=True)
+    out = files.make_folder(out_dir)
     beside = {
         "title": data.title,
         "baselines": _plain(data.baselines),
         "settings": {name: flatten(values) for name, values in data.settings.items()},
     }
-    for name, values in (("metrics.json", _plain(data.metrics)), ("report.json", beside)):
-        (out / name).write_text(json.dumps(values, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    pictures = _pictures(data)
+    pictures = [*_pictures(data), *more]
     for picture in pictures:
-        (out / picture.file).write_bytes(picture.png)
+        files.write_bytes(out / picture.file, picture.png)
     document = page(data.title, data.summary, data.metrics, data.baselines, data.settings, pictures)
-    path = out / "report.html"
-    path.write_text(document, encoding="utf-8")
-    return path
+    files.write_text(out / "report.html", document)
+    # metrics.json last: it says that a run has ended, and then everything else is there.
+    for name, values in (("report.json", beside), ("metrics.json", _plain(data.metrics))):
+        files.write_text(out / name, json.dumps(values, indent=1, allow_nan=False) + "\n")
+    return out / "report.html"
 
 
 def _pictures(data: ReportData) -> list[Picture]:
@@ -59,12 +61,17 @@ def _pictures(data: ReportData) -> list[Picture]:
 
 
 def _panel_pictures(panel: RetrievalPanel) -> list[Picture]:
-    stem = "".join(c if c.isascii() and c.isalnum() else "_" for c in panel.name.lower()).strip("_") or "panel"
-    pictures = [Picture(f"{stem}_similarity.png", panel.name, _MATRIX, to_png(similarity_matrix(panel)))]
+    name = stem(panel.name)
+    pictures = [Picture(f"{name}_similarity.png", panel.name, _MATRIX, to_png(similarity_matrix(panel)))]
     for which, caption in _DRAWS.items():
         figure = retrievals(panel, choose_queries(panel, which))
-        pictures.append(Picture(f"{stem}_{which}.png", panel.name, caption, to_png(figure)))
+        pictures.append(Picture(f"{name}_{which}.png", panel.name, caption, to_png(figure)))
     return pictures
+
+
+def stem(name: str) -> str:
+    """A name as the beginning of a file's name."""
+    return "".join(c if c.isascii() and c.isalnum() else "_" for c in name.lower()).strip("_") or "panel"
 
 
 def _plain(values: Any) -> Any:

@@ -1,0 +1,41 @@
+"""Torch archives made without torch."""
+
+import pathlib
+import zipfile
+from collections.abc import Mapping
+
+import numpy as np
+
+KINDS = {
+    "float32": "FloatStorage",
+    "float16": "HalfStorage",
+    "bfloat16": "BFloat16Storage",
+    "int64": "LongStorage",
+}
+
+
+def pickled(tensors: Mapping[str, np.ndarray]) -> bytes:
+    """data.pkl of a state dict, opcode by opcode."""
+
+    def text(value: str) -> bytes:
+        data = value.encode()
+        return b"X" + len(data).to_bytes(4, "little") + data
+
+    def numbers(values: tuple[int, ...]) -> bytes:
+        return b"(" + b"".join(b"J" + value.to_bytes(4, "little") for value in values) + b"t"
+
+    out = b"\x80\x02}("
+    for key, (name, array) in enumerate(tensors.items()):
+        strides = tuple(step // array.itemsize for step in array.strides)
+        storage = b"(" + text("storage") + f"ctorch\n{KINDS[str(array.dtype)]}\n".encode() + text(str(key))
+        storage += text("cpu") + b"J" + array.size.to_bytes(4, "little") + b"tQ"
+        out += text(name) + b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"J" + bytes(4)
+        out += numbers(array.shape) + numbers(strides) + b"\x89ccollections\nOrderedDict\n)RtR"
+    return out + b"u."
+
+
+def archive(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
+    with zipfile.ZipFile(path, "w") as made:
+        made.writestr("w/data.pkl", pickled(tensors))
+        for key, array in enumerate(tensors.values()):
+            made.writestr(f"w/data/{key}", array.tobytes())
