@@ -3,6 +3,12 @@
 Writes the pairs in every form, then reads each form from begin to end several times, in turn, and prints for the best
 of them pairs per second of processor time by one thread: records (bytes and texts alone) and examples (images decoded),
 and the share of the fastest. The files are in the page cache by then: what is compared is the formats, not the disk.
+
+Measured on one core of a quiet machine (512 JPEG pairs of 256 px, best of 7 rounds), examples/s and share:
+
+    easy_vqa 2624, 100 %    webdataset 2591, 99 %    jsonl 2507, 96 %          folder 2497, 95 %
+    coco     2618, 100 %    parquet    2532, 96 %    arrayrecord 2506, 96 %    tfds   2394, 91 %
+                            csv        2515, 96 %
 """
 
 import argparse
