@@ -74,8 +74,8 @@ class Survey:
         yield f"captions    {each['count']:,}, {each['per_item']:.2f} per item, {each['blank']:,} blank"
         for name in ("characters", "words"):
             values = each[name]
-            yield f"  {name:<10}{_spelled(values)}, mean {values['mean']:.1f}"
-        yield f"  repeated  {each['repeated']:,} captions ({each['repeated_share']:.1%}) read as another one does"
+            yield f"  {name:<10} {_spelled(values)}, mean {values['mean']:.1f}"
+        yield f"  repeated   {each['repeated']:,} captions ({each['repeated_share']:.1%}) read as another one does"
         yield from (f"            {count:,} x {text!r}" for text, count in each["most_frequent"])
         for name in ("width", "height"):
             yield f"{name:<12}{_spelled(self.sizes[name])}"

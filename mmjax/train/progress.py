@@ -141,6 +141,8 @@ def print_table(metrics: Mapping[str, float | int], *, stream: io.TextIOBase | N
       # metric                   value  95 % interval
       # emoji/image_to_text_R@1  0.500  0.450 - 0.560
     """
+    if not metrics:  # a head without a body would tell nothing
+        return
     out: Any = sys.stdout if stream is None else stream
     bounds = {f"{name}{end}" for name in metrics for end in ("_lo", "_hi")} & set(metrics)
     rows = [("metric", "value", "95 % interval")]
