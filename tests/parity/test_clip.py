@@ -93,16 +93,23 @@ def test_their_model_in_ours(name: str, tmp_path: pathlib.Path) -> None:
     assert [result.line() for result in results if not result.passed] == []
 
 
-@pytest.mark.parametrize("act", ["quick_gelu", "gelu", "gelu_tanh"])
-def test_our_model_in_theirs(act: str, tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize(
+    ("act", "width", "heads", "depth", "text_width", "text_heads"),
+    [("quick_gelu", 40, 5, 2, 24, 2), ("gelu", 48, 3, 1, 32, 4), ("gelu_tanh", 32, 1, 3, 16, 1),
+     ("quick_gelu", 64, 8, 2, 48, 6)],
+)  # fmt: skip
+def test_our_model_in_theirs(
+    act: str, width: int, heads: int, depth: int, text_width: int, text_heads: int, tmp_path: pathlib.Path
+) -> None:
     from transformers import CLIPModel
 
     system = {
         "name": "clip",
         "embed_dim": EMBED,
-        "img": {"image_size": SIZE, "patch": PATCH, "width": 40, "depth": 2, "heads": 5, "act": act},
-        "txt": {"vocab": VOCAB, "length": LENGTH, "width": 24, "depth": 2, "heads": 2, "act": act, "eps": 1e-6},
-    }
+        "img": {"image_size": SIZE, "patch": PATCH, "width": width, "depth": depth, "heads": heads, "act": act},
+        "txt": {"vocab": VOCAB, "length": LENGTH, "width": text_width, "depth": depth, "heads": text_heads, "act": act,
+                "eps": 1e-6},
+    }  # fmt: skip
     rng = np.random.default_rng(1)
     flat = {path: 0.2 * rng.normal(size=shape).astype(np.float32) for path, shape in models.shapes(system).items()}
     variables = trees.unflatten(flat)
