@@ -14,9 +14,12 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-import zipfile
 
 import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # the archives are written as those of the tests
+
+from tests.torch_files import archive
 
 ALLOWED = 1.3
 SYSTEM = {
@@ -25,34 +28,6 @@ SYSTEM = {
     "img": {"image_size": 224, "patch": 32, "width": 768, "depth": 12, "heads": 12},
     "txt": {"vocab": 49408, "length": 77, "width": 512, "depth": 12, "heads": 8},
 }
-
-
-def pickled(tensors: dict[str, np.ndarray]) -> bytes:
-    """What torch.save writes for a state dict, without torch."""
-    kinds = {"float32": "FloatStorage", "float16": "HalfStorage"}
-
-    def text(value: str) -> bytes:
-        return b"X" + len(value.encode()).to_bytes(4, "little") + value.encode()
-
-    def numbers(values: tuple[int, ...]) -> bytes:
-        return b"(" + b"".join(b"J" + value.to_bytes(4, "little") for value in values) + b"t"
-
-    out = b"\x80\x02}("
-    for key, (name, array) in enumerate(tensors.items()):
-        strides = tuple(step // array.itemsize for step in array.strides)
-        storage = b"(" + text("storage") + f"ctorch\n{kinds[str(array.dtype)]}\n".encode() + text(str(key))
-        storage += text("cpu") + b"J" + array.size.to_bytes(4, "little") + b"tQ"
-        out += text(name) + b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"J" + bytes(4)
-        out += numbers(array.shape) + numbers(strides) + b"\x89ccollections\nOrderedDict\n)RtR"
-    return out + b"u."
-
-
-def archive(path: pathlib.Path, tensors: dict[str, np.ndarray]) -> None:
-    with zipfile.ZipFile(path, "w") as made:
-        made.writestr("w/data.pkl", pickled(tensors))
-        for key, array in enumerate(tensors.values()):
-            with made.open(f"w/data/{key}", "w") as file:
-                file.write(np.ascontiguousarray(array).data if array.ndim else array.tobytes())
 
 
 def make(folder: pathlib.Path, system: dict, shards: int, dtype: str) -> dict[str, pathlib.Path]:
