@@ -34,10 +34,10 @@ PARAMETERS = {
     "rn50x4": 178_300_601,
     "rn50x16": 290_979_217,
     "rn50x64": 623_258_305,
-    "vit_b_32": 151_277_313,
-    "vit_b_16": 149_620_737,
-    "vit_l_14": 427_616_513,
-    "vit_l_14_336": 427_944_193,
+    "vit_b32": 151_277_313,
+    "vit_b16": 149_620_737,
+    "vit_l14": 427_616_513,
+    "vit_l14_336": 427_944_193,
 }
 
 
@@ -78,7 +78,7 @@ def shapes(config: dict) -> dict[str, tuple[int, ...]]:
 def test_recipe(name):
     config = configs.plain(configs.load(CLIP / f"{name}.py"))
     stage = make_stage("train", config["stages"]["train"])
-    further = name == "vit_l_14_336"
+    further = name == "vit_l14_336"
     assert stage.steps == (12_207 if further else 390_625)
     assert config["data"]["batch_size"] * stage.steps == pytest.approx(400e6 * (1 if further else 32), rel=1e-4)
     assert bool(config["init"]) == further
@@ -93,15 +93,15 @@ def test_recipe(name):
 
 
 def test_the_source_has_to_be_given(tmp_path):
-    config = configs.load(CLIP / "vit_l_14.py")
+    config = configs.load(CLIP / "vit_l14.py")
     with pytest.raises(UserError, match=r"config\.data\.train is empty.*--config\.data\.train="):
         main.train(config, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_unknown_variant():
-    with pytest.raises(UserError, match=r"vit_b_32\.py:smok: .*variant 'smok' does not exist; .*'smoke'"):
-        configs.load(CLIP / "vit_b_32.py:smok")
+    with pytest.raises(UserError, match=r"vit_b32\.py:smok: .*variant 'smok' does not exist; .*'smoke'"):
+        configs.load(CLIP / "vit_b32.py:smok")
 
 
 @contextlib.contextmanager
@@ -115,7 +115,7 @@ def abstract_pod(shape: dict[str, int], devices: int):
         yield mesh
 
 
-@pytest.mark.parametrize("name", each_size("rn50", "vit_b_32", "vit_b_16", "vit_l_14", "vit_l_14_336"))
+@pytest.mark.parametrize("name", each_size("rn50", "vit_b32", "vit_b16", "vit_l14", "vit_l14_336"))
 def test_lowers_for_a_pod(name):
     """The real step of the real size, in the pod's number format, through the same functions as main.train."""
     config = configs.plain(configs.load(CLIP / f"{name}.py", ["--config.system.dtype=bfloat16"]))
@@ -149,7 +149,7 @@ def test_lowers_for_a_pod(name):
     assert held < 2 * PARAMETERS[name] / 8 * 1.05
 
 
-@pytest.mark.parametrize("name", each_size("vit_b_32"))  # compiling a ResNet takes a minute
+@pytest.mark.parametrize("name", each_size("vit_b32"))  # compiling a ResNet takes a minute
 def test_smoke_trains(name, tmp_path):
     config = configs.load(f"{CLIP / name}.py:smoke")
     assert main.train(config, tmp_path) == {}  # no evaluators
@@ -161,10 +161,10 @@ def test_smoke_trains(name, tmp_path):
 
 def test_the_336_pixel_epoch_begins_with_the_224_pixel_weights(tmp_path):
     """The smoke forms of both, at 32 and 48 pixels: every weight is taken over, the positions are resized."""
-    before = configs.load(f"{CLIP}/vit_l_14.py:smoke")
+    before = configs.load(f"{CLIP}/vit_l14.py:smoke")
     main.train(before, tmp_path / "before")
     found = trees.flatten(models.load(tmp_path / "before").variables)
-    further = configs.load(f"{CLIP}/vit_l_14_336.py:smoke")
+    further = configs.load(f"{CLIP}/vit_l14_336.py:smoke")
     further.init, further.system.img.image_size = str(tmp_path / "before"), 48
     config = configs.plain(further)
     mesh = shd.make_mesh(config["mesh"])

@@ -8,7 +8,7 @@ tfds:, coco:, easy_vqa. It needs 64 pairs or more: --config.data.batch_size=… 
 
 Hardware: a step takes about a second on two CPU cores, the 1,000 steps a quarter of an hour. Expected: as good as the
 data; what a thousand steps learn is what pairs have in common that come up again and again, not a CLIP. For hundreds of
-thousands of pairs take a size of the paper instead, with the same flag: configs/clip/vit_b_32.py.
+thousands of pairs take a size of the paper instead, with the same flag: configs/clip/vit_b32.py.
 
 Changed most often:
   --config.stages.train.steps=…       how long; with few pairs, watch a held-out set rather than the loss

@@ -18,7 +18,7 @@ def build(config: Any) -> nn.Module:
       UserError: no such system, unknown or missing keys, or values that do not exist.
 
     Example:
-      >>> build({"name": "clip", "size": "vit_b_32"}).embed_dim
+      >>> build({"name": "clip", "size": "vit_b32"}).embed_dim
       512
     """
     config = base.plain(config)

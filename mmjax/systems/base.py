@@ -3,11 +3,11 @@
 `mmjax.systems.build(config)` reads `config["name"]` and hands the rest to that system's builder. Every key is optional
 unless marked *; `size` gives all of them at once (the published sizes), and what stands beside it overrides it.
 
-    build({"name": "clip", "size": "vit_b_32"})
-    build({"name": "clip", "size": "vit_b_32", "embed_dim": 256, "img": {"image_size": 64, "patch": 8}})
+    build({"name": "clip", "size": "vit_b32"})
+    build({"name": "clip", "size": "vit_b32", "embed_dim": 256, "img": {"image_size": 64, "patch": 8}})
 
 name "clip":
-  size         one of CLIP's SIZES: rn50 rn101 rn50x4 rn50x16 rn50x64 vit_b_32 vit_b_16 vit_l_14 vit_l_14_336, or
+  size         one of CLIP's SIZES: rn50 rn101 rn50x4 rn50x16 rn50x64 vit_b32 vit_b16 vit_l14 vit_l14_336, or
                SigLIP's: siglip_b_16_224 _256 _384 _512, siglip_l_16_256 _384, siglip_so400m_14_224 _384
   embed_dim *  width E of the shared space
   img *, txt * the two towers, below

@@ -13,7 +13,7 @@ from PIL import Image
 from mmjax.core.errors import UserError
 from mmjax.data import emoji
 
-PATH = pathlib.Path(__file__).parents[2] / "scripts" / "build_emoji_pack.py"
+PATH = pathlib.Path(__file__).parents[2] / "experiments" / "packs" / "build_emoji_pack.py"
 
 
 @pytest.fixture(scope="module")

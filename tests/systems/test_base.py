@@ -14,14 +14,14 @@ TXT = {"vocab": 50, "length": 8, "width": 16, "depth": 2, "heads": 2}
 
 
 def test_a_size_with_overrides():
-    system = build({"name": "clip", "size": "vit_b_32", "embed_dim": 64, "img": {"image_size": 64, "patch": 8}})
+    system = build({"name": "clip", "size": "vit_b32", "embed_dim": 64, "img": {"image_size": 64, "patch": 8}})
     assert (system.embed_dim, system.img.width, system.img.image_size, system.img.patch) == (64, 768, 64, 8)
     assert system.txt.vocab == 49_408
 
 
 def test_another_kind_of_tower_replaces_the_size_s_own():
     img = {"kind": "resnet", "image_size": 64, "layers": [1, 2, 1, 1], "width": 4, "heads": 2}
-    system = build({"name": "clip", "size": "vit_b_32", "img": img})
+    system = build({"name": "clip", "size": "vit_b32", "img": img})
     assert isinstance(system.img, ModifiedResNet) and not system.project_img
     assert (system.img.layers, system.img.features, system.img.heads) == ((1, 2, 1, 1), 512, 2)
 
@@ -44,7 +44,7 @@ def test_dtype_scan_and_remat_reach_both_towers_and_a_tower_may_differ():
     ("changes", "message"),
     [
         ({"name": "clap"}, "system name 'clap' does not exist; there are 'clip'"),
-        ({"size": "vit_b"}, "'vit_b' is not one of .*'vit_b_32'"),
+        ({"size": "vit_b"}, "'vit_b' is not one of .*'vit_b32'"),
         ({"lr": 1}, "unknown key lr; valid keys: .*embed_dim"),
         ({"loss": "triplet"}, "'triplet' is not one of 'softmax', 'sigmoid'"),
         ({"loss_form": "fast"}, "'fast' is not one of 'plain', 'blocked', 'ring'"),

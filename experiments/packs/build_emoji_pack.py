@@ -1,8 +1,8 @@
 """Builds mmjax/data/packs/emoji from four npm archives, bit for bit the same at every run.
 
-    python scripts/build_emoji_pack.py                    # downloads with `npm pack`, writes the pack
-    python scripts/build_emoji_pack.py --archives DIR     # takes the archives from DIR
-    python scripts/build_emoji_pack.py --check            # builds in a temporary folder and compares
+    python experiments/packs/build_emoji_pack.py                    # downloads with `npm pack`, writes the pack
+    python experiments/packs/build_emoji_pack.py --archives DIR     # takes the archives from DIR
+    python experiments/packs/build_emoji_pack.py --check            # builds in a temporary folder and compares
 
 The archives are pinned by version and SHA-256. The pack holds one sprite sheet per style (64 px RGBA sprites, lossy
 WebP with alpha), the concepts with their texts and splits, the notices and a manifest. Encoded bytes depend on the
@@ -28,7 +28,7 @@ from PIL import Image, features
 
 from mmjax.core.errors import UserError
 
-PACK = Path(__file__).resolve().parent.parent / "mmjax" / "data" / "packs" / "emoji"
+PACK = Path(__file__).resolve().parents[2] / "mmjax" / "data" / "packs" / "emoji"
 NOTICE = Path(__file__).resolve().parent / "emoji_notice.txt"
 PILLOW, LIBWEBP = "13.0.0", "1.6.0"
 
@@ -266,7 +266,7 @@ def build(archives: Mapping[str, Path], target: Path) -> None:
         sheet(drawn, order).save(out, "WEBP", **WEBP)
         files[f"{style}.webp"] = out.getvalue()
     manifest = {
-        "built_by": "scripts/build_emoji_pack.py",
+        "built_by": "experiments/packs/build_emoji_pack.py",
         "pillow": PILLOW,
         "libwebp": LIBWEBP,
         "webp": WEBP,

@@ -1,4 +1,6 @@
-"""How fast each source reads the same pairs in order: `python benchmarks/sources.py [--pairs 512] [--size 256]`.
+"""How fast each source reads the same pairs in order.
+
+    python experiments/benchmarks/sources.py [--pairs 512] [--size 256]
 
 Writes the pairs in every form, then reads each form from begin to end several times, in turn, and prints for the best
 of them pairs per second of processor time by one thread: records (bytes and texts alone) and examples (images decoded),
@@ -20,7 +22,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # the pairs are those of the tests
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))  # the pairs are those of the tests
 
 from mmjax.data.sources import open_source
 from tests.data import own_data

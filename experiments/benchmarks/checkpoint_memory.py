@@ -1,6 +1,6 @@
 """Peak memory of loading a published checkpoint, against its largest file and the arrays that it becomes.
 
-    python benchmarks/checkpoint_memory.py [--layers 12] [--shards 6] [--devices 1] [--dtype float16]
+    python experiments/benchmarks/checkpoint_memory.py [--layers 12] [--shards 6] [--devices 1] [--dtype float16]
 
 Makes a CLIP of Hugging Face's layout with random weights as sharded safetensors and as one and several torch archives,
 and loads each in a process of its own into arrays on the devices. A row passes if the peak of the resident memory above
@@ -17,7 +17,7 @@ import tempfile
 
 import numpy as np
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # the archives are written as those of the tests
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))  # the archives are written as those of the tests
 
 from tests.torch_files import archive
 

@@ -1,7 +1,7 @@
 """Builds mmjax/data/packs/clip_bpe/merges.txt.gz from the wheel of open_clip_torch 3.3.0.
 
     pip download --no-deps open_clip_torch==3.3.0
-    python scripts/build_clip_bpe_pack.py open_clip_torch-3.3.0-py3-none-any.whl [--check]
+    python experiments/packs/build_clip_bpe_pack.py open_clip_torch-3.3.0-py3-none-any.whl [--check]
 
 The published list has 262,145 lines, of which CLIP uses the header and the next 48,894: the rest is dropped, which
 takes the file from 1.36 MB to 0.21 MB.
@@ -15,7 +15,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-PACK = Path(__file__).resolve().parent.parent / "mmjax" / "data" / "packs" / "clip_bpe" / "merges.txt.gz"
+PACK = Path(__file__).resolve().parents[2] / "mmjax" / "data" / "packs" / "clip_bpe" / "merges.txt.gz"
 MEMBER = "open_clip/bpe_simple_vocab_16e6.txt.gz"
 SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"
 LINES = 1 + 48_894

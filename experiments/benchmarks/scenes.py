@@ -1,4 +1,4 @@
-"""How fast emoji_scenes is on one core: `python benchmarks/scenes.py [--scenes 2000] [--size 64]`.
+"""How fast emoji_scenes is on one core: `python experiments/benchmarks/scenes.py [--scenes 2000] [--size 64]`.
 
 Prints scenes per second of processor time for the image alone, the captions alone, what a source gives by default,
 all parts, and with noise. The first scenes are not counted: they load the sprites and fill the cache of scaled ones.
