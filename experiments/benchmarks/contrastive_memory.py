@@ -1,6 +1,6 @@
 """Time and memory of the contrastive losses' forms, value and gradients: a table on stdout.
 
-python experiments/benchmarks/contrastive_memory.py [--batch 8192] [--width 512] [--block 1024] [--devices 8] [--repeat N]
+python experiments/benchmarks/contrastive_memory.py [--batch 8192] [--width 512] [--block 1024] [--devices 8]
 
 Temporaries are XLA's own count, per device: what the program needs beside its arguments and results. The ring runs on
 simulated devices when there is only a CPU; they share its cores, so that its time is the sum over all of them.
