@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from mmjax import __version__
-from mmjax.core import files
+from mmjax.core import files, host_memory
 from mmjax.core.errors import UserError
 
 # name -> (module with add_arguments and run, help)
@@ -39,6 +39,7 @@ def make_parser(command: str | None) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 2 for a user's mistake, 130 for Ctrl-C, else the command's."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    host_memory.keep()
     command = next((word for word in argv if word in COMMANDS), None)
     parser = make_parser(command)
     args, rest = parser.parse_known_args(argv)

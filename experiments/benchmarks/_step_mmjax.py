@@ -12,6 +12,9 @@ import _models
 def main() -> None:
     """Begins, compiles, warms up and times the step that `mmjax train` runs."""
     spec = json.loads(sys.argv[1])
+    from mmjax.core import host_memory
+
+    kept = spec["keep_memory"] and host_memory.keep()  # as the command `mmjax` does; before jax is imported
     import jax
     import numpy as np
 
@@ -65,6 +68,7 @@ def main() -> None:
         pathlib.Path(spec["hlo"]).write_text(compiled.as_text())
     found = {"parameters": parameters, "compile_s": compile_s, "losses": losses[:3], "wall": wall[spec["warmup"] :]}
     found |= {"cpu": cpu[spec["warmup"] :], "device": jax.devices()[0].device_kind, "platform": jax.default_backend()}
+    found["kept_memory"] = kept
     found["matmul_peak"] = spec["peak"] and matmul_peak(spec["dtype"])
     print(json.dumps(found))
 

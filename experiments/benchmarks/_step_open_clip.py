@@ -15,6 +15,9 @@ import _models
 def main() -> None:
     """Begins with mmjax's weights, warms up and times forward pass, loss, backward pass and fused AdamW."""
     spec = json.loads(sys.argv[1])
+    from mmjax.core import host_memory
+
+    kept = spec["keep_memory"] and host_memory.keep()
     import torch
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -65,7 +68,8 @@ def main() -> None:
             norms += [torch.nn.utils.get_total_norm(everything)] if spec["norms"] else []
         if device.type == "cuda":
             torch.cuda.synchronize()
-        return [float(x) for x in (value, *norms)][0]
+        values = [float(x) for x in (value, *norms)]  # as a log reads them
+        return values[0]
 
     losses, wall, cpu = [], [], []
     for number in range(spec["warmup"] + spec["steps"]):
@@ -77,7 +81,7 @@ def main() -> None:
     # the first call compiles; what an ordinary step takes is no compiling
     found |= {"compile_s": max(wall[0] - min(wall), 0.0) if spec["compile"] else 0.0, "cpu": cpu[spec["warmup"] :]}
     name = torch.cuda.get_device_name() if device.type == "cuda" else device.type
-    print(json.dumps(found | {"device": name, "platform": device.type}))
+    print(json.dumps(found | {"device": name, "platform": device.type, "kept_memory": kept}))
 
 
 def operators():

@@ -7,7 +7,9 @@ Every measurement is a process of its own, and they alternate: mmjax, open_clip 
 every second round in the opposite order. Each begins with the same weights, warms up, then times `--steps` steps: the
 forward pass, the loss, the backward pass, AdamW (torch: fused), the learning rate's schedule and the bound of the
 scale; and, on both sides, the norms of gradients and parameters that a log shows (`--norms none`: on neither). Images
-come as float32, normalised, to both. The losses of the first steps are compared: the rows are the same work.
+come as float32, normalised, to both. All processes keep freed memory as the command `mmjax` does on a CPU
+(core/host_memory.py), which helps torch, too; `--memory default` leaves the allocator as it is, on all sides. The
+losses of the first steps are compared: the rows are the same work.
 
 `ratio` is the peer's wall time over mmjax's in the same round: above 1, mmjax is faster. `cpu s` is processor time of
 all threads. Compile time is that of the first round, without a cache. `mfu` is the share of the peak of one large
@@ -49,6 +51,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--act", choices=("quick_gelu", "gelu"), default="quick_gelu", help="OpenAI's, or open_clip's")
     parser.add_argument("--norms", choices=("both", "none"), default="both", help="which side computes norms for a log")
+    parser.add_argument("--memory", choices=("kept", "default"), default="kept", help="the allocator, on all sides")
     parser.add_argument("--sides", default=",".join(SIDES), help="which to run, with commas")
     parser.add_argument("--less", default="", help=f"rows that do less work: {', '.join(LESS)}, with commas")
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="of mmjax's system")
@@ -92,9 +95,10 @@ def one_round(args: argparse.Namespace, row: str, number: int, folder: pathlib.P
         "system": system, "batch": args.batch or batch, "dtype": args.dtype, "norms": args.norms == "both",
         "steps": args.steps, "warmup": args.warmup, "weights": str(weights), "export": None, "compile": None,
         "text": None, "patch_drop": 0.0, "options": dict(pair.split("=", 1) for pair in args.option), "peak": False,
+        "keep_memory": args.memory == "kept",
     }  # fmt: skip
     key = {"row": row, "round": number, "batch": spec["batch"], "dtype": args.dtype, "act": args.act,
-           "norms": args.norms, "options": spec["options"]}  # fmt: skip
+           "norms": args.norms, "memory": args.memory, "options": spec["options"]}  # fmt: skip
     plans = {
         "mmjax": ("_step_mmjax.py", {"peak": True}),
         "open_clip": ("_step_open_clip.py", {}),
@@ -115,7 +119,9 @@ def one_round(args: argparse.Namespace, row: str, number: int, folder: pathlib.P
         found = run(folder, script, {**spec, **changes})
         median = _table.middle(found["wall"])
         print(f"round {number}, {row}, {side}: {median:.4f} s, compiled in {found['compile_s']:.1f} s", flush=True)
-        flops = _models.step_flops(system, spec["batch"], text=changes.get("text"), patch_drop=changes.get("patch_drop", 0.0))
+        flops = _models.step_flops(
+            system, spec["batch"], text=changes.get("text"), patch_drop=changes.get("patch_drop", 0.0)
+        )
         done.append({**key, "side": side, "flops": flops, **found})
     agree(row, done)
     return done
@@ -147,24 +153,40 @@ def agree(row: str, runs: list[dict[str, Any]]) -> None:
         bound = 2e-4 if one["dtype"] == "float32" else 3e-2
         apart = max(abs(a - b) for a, b in zip(one["losses"], equal[0]["losses"], strict=True))
         if apart > bound or one["parameters"] != equal[0]["parameters"]:
-            raise SystemExit(f"{row}: {one['side']} is no equal work: first losses {one['losses']} with {one['parameters']}"
-                             f" parameters, {equal[0]['side']} {equal[0]['losses']} with {equal[0]['parameters']}")  # fmt: skip
+            told = [f"{each['side']}: {each['losses']}, {each['parameters']} parameters" for each in (one, equal[0])]
+            raise SystemExit(f"{row}: no equal work, by the first losses: {'; '.join(told)}")
 
 
 def table(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One line for each model and side, from all rounds."""
     groups: dict[tuple, dict[str, list[dict[str, Any]]]] = {}
     for one in runs:
-        group = (one["row"], one["batch"], one["dtype"], one["act"], one["norms"], json.dumps(one["options"]))
+        group = (
+            one["row"],
+            one["batch"],
+            one["dtype"],
+            one["act"],
+            one["norms"],
+            one["memory"],
+            json.dumps(one["options"]),
+        )
         groups.setdefault(group, {}).setdefault(one["side"], []).append(one)
     rows = []
-    for (name, batch, dtype, act, norms, _), sides in groups.items():
+    for (name, batch, dtype, act, norms, memory, _), sides in groups.items():
         ours = {one["round"]: _table.middle(one["wall"]) for one in sides.get("mmjax", [])}
         peaks = [one["matmul_peak"] for one in sides.get("mmjax", [])]
         for side, found in sides.items():
             wall = [_table.middle(one["wall"]) for one in found]
             ratios = [_table.middle(one["wall"]) / ours[one["round"]] for one in found if one["round"] in ours]
-            row = {"model": name, "batch": batch, "dtype": dtype, "act": act, "norms": norms, "side": side}
+            row = {
+                "model": name,
+                "batch": batch,
+                "dtype": dtype,
+                "act": act,
+                "norms": norms,
+                "memory": memory,
+                "side": side,
+            }
             row |= {"rounds": len(found), "wall s": _table.middle(wall)}
             row |= {"cpu s": _table.middle([_table.middle(one["cpu"]) for one in found])}
             row |= {"samples/s": batch / row["wall s"], "compile s": max(one["compile_s"] for one in found)}
