@@ -9,6 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from mmjax import systems
 from mmjax.checks import check_data
@@ -109,8 +110,13 @@ def data_of(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str
     return data
 
 
-def make_pipeline(config: Mapping[str, Any], overrides: Mapping[str, Any], tokenizer: Tokenizer) -> Pipeline:
-    """This process's share of the training batches; `overrides` are a stage's changes to config["data"]."""
+def make_pipeline(
+    config: Mapping[str, Any], overrides: Mapping[str, Any], tokenizer: Tokenizer, mesh: Mesh | None = None
+) -> Pipeline:
+    """The training batches; `overrides` are a stage's changes to config["data"].
+
+    With a mesh, the rows of them that this process's devices hold.
+    """
     data = data_of(config, overrides)
     specs = data["train"]
     weights = dict(specs) if isinstance(specs, Mapping) else None
@@ -123,8 +129,7 @@ def make_pipeline(config: Mapping[str, Any], overrides: Mapping[str, Any], token
         text=texts.from_config(data.get("text", {})),
         batch_size=data["batch_size"],
         seed=config["seed"],
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        rows=None if mesh is None else shd.local_rows(mesh, data["batch_size"]),
         workers=data.get("workers", 0),
         read_ahead=data.get("read_ahead", 2),
     )
@@ -135,7 +140,7 @@ def open_batches(pipeline: Pipeline, sharding: Any, state: Any = None) -> Device
     batches = iter(pipeline)
     if state is not None:
         batches.set_state(state)
-    return prefetch_to_device(batches, sharding)
+    return prefetch_to_device(batches, sharding, rows=pipeline.rows, batch_size=pipeline.batch_size)
 
 
 def abstract_batch(config: Mapping[str, Any], mesh: Any) -> dict[str, jax.ShapeDtypeStruct]:

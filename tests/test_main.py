@@ -20,6 +20,7 @@ from mmjax.core import sharding as shd
 from mmjax.core import trees
 from mmjax.core.errors import UserError
 from mmjax.train import checkpoint, loop
+from mmjax.train import stored as stored_step
 from mmjax.train.writers import read_history
 
 CONFIG = """
@@ -79,7 +80,7 @@ def csv_rows(workdir):
 
 def stored(workdir, step):
     """Every array of a checkpoint."""
-    tree = checkpoint._read(workdir / "checkpoints" / str(step) / "state")
+    tree = stored_step.read(workdir / "checkpoints" / str(step) / "state")
     return {trees.path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 

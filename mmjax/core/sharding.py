@@ -69,6 +69,15 @@ def batch_sharding(mesh: AnyMesh) -> NamedSharding:
     return NamedSharding(mesh, P(BATCH_AXES))
 
 
+def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
+    """Rows of a global batch that live on this process's devices, ascending.
+
+    Processes may share rows: tensor parallelism that spans processes needs the same examples in all of them.
+    """
+    parts = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return sorted({row for part in parts if part is not None for row in range(*part[0].indices(batch_size))})
+
+
 def replicated(mesh: AnyMesh) -> NamedSharding:
     """A whole copy on every device."""
     return NamedSharding(mesh, P())

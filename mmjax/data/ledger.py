@@ -62,20 +62,14 @@ def unpack(packed: np.ndarray) -> list[Dropped]:
 
 
 def gather(items: Sequence[Dropped]) -> list[Dropped]:
-    """The entries of all processes in the order of the global batches; every process must call it."""
-    import jax
+    """The entries of all processes in the order of the global batches; every process must call it.
 
-    if jax.process_count() == 1:
-        return list(items)
-    from jax.experimental import multihost_utils
+    Within a step, processes hold its rows in their order; what two of them hold, both tell.
+    """
+    from mmjax.core import processes  # and with it JAX, which workers that make batches do without
 
-    mine = pack(items)
-    lengths = np.asarray(multihost_utils.process_allgather(np.array([len(mine)], np.int32))).ravel()
-    padded = np.zeros(int(lengths.max()), np.uint8)
-    padded[: len(mine)] = mine
-    rows = np.asarray(multihost_utils.process_allgather(padded)).reshape(len(lengths), -1)
-    joined = [item for row, length in zip(rows, lengths, strict=True) for item in unpack(row[:length])]
-    return sorted(joined, key=lambda item: item.step)  # stable: within a step, processes hold its rows in their order
+    rows = processes.every([dataclasses.astuple(item) for item in items])
+    return sorted((Dropped(*item) for row in rows for item in row), key=lambda item: item.step)
 
 
 class Ledger:

@@ -49,11 +49,11 @@ class Pipeline:
     """Endless (or `epochs` long), shuffled, mixed and augmented batches of images and texts.
 
     A batch is a dict of numpy arrays: `image` uint8[b, Y, X, 3], `ids` int32[b, T], `valid` bool[b, T] and `index`
-    int64[b], the place of each example in the sources laid end to end. b = batch_size / process_count.
+    int64[b], the place of each example in the sources laid end to end. b = batch_size, or len(rows).
 
     Every epoch of a source is a new permutation. An epoch of the whole is as long as its first source to end; sources
     go on from where they are in the next one. All randomness of a sample comes from (seed, its place in the global
-    order), so process h of n sees rows h * b … (h + 1) * b of the same global batches for every n.
+    order), so whoever makes some rows of a global batch makes the rows that another would have made there.
 
     `pipeline[k]` is batch k; `iter(pipeline)` reads ahead in threads (and in worker processes) and has a state.
 
@@ -70,7 +70,7 @@ class Pipeline:
       epochs: None for ever.
       drop_remainder: True ends each epoch after its last full batch. False lets batches run across epochs; then the
         very last batch may be shorter.
-      process_index, process_count: of this host among the hosts, `jax.process_index()` and `jax.process_count()`.
+      rows: which rows of every global batch are made here, ascending (`core.sharding.local_rows`); None: all.
       workers: processes that make batches; 0 makes them in threads of this one. The stream is the same.
       threads: per worker (or in this process). More than one pays when sources wait for a disk or decode large files.
       read_ahead: batches kept ready per worker (or in this process); each takes memory.
@@ -93,8 +93,7 @@ class Pipeline:
         shuffle: bool = True,
         epochs: int | None = None,
         drop_remainder: bool = True,
-        process_index: int = 0,
-        process_count: int = 1,
+        rows: Sequence[int] | None = None,
         workers: int = 0,
         threads: int = 1,
         read_ahead: int = 2,
@@ -102,10 +101,10 @@ class Pipeline:
         named = dict(sources) if isinstance(sources, Mapping) else {getattr(sources, "name", "source"): sources}
         shares = _shares(named, weights)
         _check_sizes(batch_size, length, epochs, workers, threads, read_ahead)
-        if process_count < 1 or not 0 <= process_index < process_count:
-            raise UserError(f"process {process_index} of {process_count}; valid: 0 … process_count - 1")
-        if batch_size % process_count:
-            raise UserError(f"batch_size {batch_size} is not divisible by the {process_count} processes")
+        whole = range(batch_size)
+        self.rows = whole if rows is None or list(rows) == list(whole) else np.asarray(rows, np.int64)
+        if not len(self.rows) or self.rows[0] < 0 or self.rows[-1] >= batch_size or (np.diff(self.rows) < 1).any():
+            raise UserError(f"rows {rows} of a batch of {batch_size}; valid: some of 0 … {batch_size - 1}, ascending")
 
         samples, epoch = _samples(named, shares, seed, shuffle, getattr(text, "check", None))
         if drop_remainder:
@@ -117,20 +116,18 @@ class Pipeline:
             epoch = epoch // batch_size * batch_size
             samples = samples[:epoch]
         samples = samples.repeat(epochs)
-        if len(samples) % batch_size and epochs is not None and process_count > 1:
+        if len(samples) % batch_size and epochs is not None and len(self.rows) < batch_size:
             raise UserError(
                 f"{len(samples)} examples leave a short last batch of {len(samples) % batch_size}, which "
-                f"{process_count} processes cannot share; valid: drop_remainder=True"
+                "several processes cannot share; valid: drop_remainder=True"
             )
         samples = samples.random_map(_Transform(image, text), seed=_derive(seed, "transform"))
         self.samples_per_epoch = epoch
         self.lengths = {name: len(source) for name, source in named.items()}
         self._shares = shares
         self.batch_size = batch_size
-        self.local_batch_size = batch_size // process_count
         self.workers, self.threads, self.read_ahead = workers, threads, read_ahead
-        self.process_count = process_count
-        self.batches = _Batches(samples, tokenizer, length, batch_size, process_index, process_count)
+        self.batches = _Batches(samples, tokenizer, length, batch_size, self.rows)
         self.fingerprint = _plain(
             {
                 "seed": seed,
@@ -204,13 +201,12 @@ class PipelineIterator(Iterator[NumpyBatch]):
                 "version": STATE_VERSION,
                 "step": self.step,
                 "workers": self.pipeline.workers,
-                "process_count": self.pipeline.process_count,
                 "pipeline": self.pipeline.fingerprint,
             }
         )
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Continues from a state of `get_state`; counts of workers and processes may differ (that is logged).
+        """Continues from a state of `get_state`; the count of workers (that is logged) and the rows may differ.
 
         Raises:
           UserError: the state is of a pipeline with another seed, batch size, source, …: it names each difference.
@@ -229,9 +225,8 @@ class PipelineIterator(Iterator[NumpyBatch]):
             )
         if not isinstance(step, int) or not 0 <= step <= len(self.pipeline):
             raise UserError(f"pipeline state at step {step!r}; valid: 0 … {len(self.pipeline)}")
-        for name in ("workers", "process_count"):
-            if state.get(name) != getattr(self.pipeline, name):
-                logging.info("data: %s was %s, is %s", name, state.get(name), getattr(self.pipeline, name))
+        if state.get("workers") != self.pipeline.workers:
+            logging.info("data: workers was %s, is %s", state.get("workers"), self.pipeline.workers)
         self.close()
         self.step = step
 
@@ -296,14 +291,13 @@ class _Transform:
 
 @dataclasses.dataclass(frozen=True)
 class _Batches:
-    """Random access to this process's rows of every global batch."""
+    """Random access to some rows of every global batch."""
 
     samples: Any  # grain.MapDataset of (number, image, text, dropped)
     tokenizer: Tokenizer
     length: int
     batch_size: int
-    process_index: int
-    process_count: int
+    rows: Sequence[int] | np.ndarray  # of every global batch, that are made here
 
     def __len__(self) -> int:
         total = len(self.samples)
@@ -313,9 +307,8 @@ class _Batches:
         step = int(step)
         if not 0 <= step < len(self):
             raise IndexError(f"batch {step} of {len(self)}")
-        local = self.batch_size // self.process_count
-        first = step * self.batch_size + self.process_index * local
-        rows = [self.samples[i] for i in range(first, min(first + local, len(self.samples)))]
+        there = min(self.batch_size, len(self.samples) - step * self.batch_size)
+        rows = [self.samples[step * self.batch_size + int(row)] for row in self.rows if row < there]
         numbers, images, texts, dropped = zip(*rows, strict=True)
         ids, valid = self.tokenizer.batch(list(texts), self.length)
         batch = {"image": np.stack(images), "ids": ids, "valid": valid, "index": np.array(numbers, np.int64)}

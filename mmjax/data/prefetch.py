@@ -3,7 +3,7 @@
 import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,12 +19,21 @@ class DevicePrefetch:
       wait_s: seconds that the consumer has spent waiting for batches so far.
     """
 
-    def __init__(self, batches: Iterator[Mapping[str, np.ndarray]], sharding: "jax.sharding.Sharding", size: int = 2):
+    def __init__(
+        self,
+        batches: Iterator[Mapping[str, np.ndarray]],
+        sharding: "jax.sharding.Sharding",
+        size: int = 2,
+        rows: Sequence[int] | np.ndarray | None = None,
+        batch_size: int = 0,
+    ):
         if size < 1:
             raise ValueError(f"size {size}: at least 1")
         self.wait_s = 0.0
         self._batches = batches
         self._sharding = sharding
+        self._rows = None if rows is None or len(rows) == batch_size else np.asarray(rows)
+        self._batch_size = batch_size
         self._state = _state_of(batches)
         self._dropped: list[Any] = []
         self._ready: queue.Queue = queue.Queue(size)
@@ -84,15 +93,28 @@ class DevicePrefetch:
         self.close()
 
     def _fill(self) -> None:
-        import jax
-
         try:
             while not self._stop.is_set():
                 batch = next(self._batches)
-                arrays = {k: jax.make_array_from_process_local_data(self._sharding, v) for k, v in batch.items()}
+                arrays = {k: self._place(v) for k, v in batch.items()}
                 self._ready.put((arrays, _state_of(self._batches), getattr(self._batches, "dropped", ()), None))
         except BaseException as error:  # the consumer raises it; StopIteration too
             self._ready.put((None, None, (), error))
+
+    def _place(self, local: np.ndarray) -> "jax.Array":
+        import jax
+
+        if self._rows is None:
+            return jax.make_array_from_callback(local.shape, self._sharding, lambda index: local[index])
+        rows = self._rows
+
+        def part(index: tuple[slice, ...]) -> np.ndarray:
+            """A device's rows, which follow one another, are among those that are here."""
+            start, stop, _ = index[0].indices(self._batch_size)
+            first = int(np.searchsorted(rows, start))
+            return local[first : first + stop - start]
+
+        return jax.make_array_from_callback((self._batch_size, *local.shape[1:]), self._sharding, part)
 
 
 def _state_of(batches: Any) -> Any:
@@ -109,17 +131,23 @@ def _drain(ready: queue.Queue) -> None:
 
 
 def prefetch_to_device(
-    batches: Iterator[Mapping[str, np.ndarray]], sharding: "jax.sharding.Sharding", size: int = 2
+    batches: Iterator[Mapping[str, np.ndarray]],
+    sharding: "jax.sharding.Sharding",
+    size: int = 2,
+    rows: Sequence[int] | np.ndarray | None = None,
+    batch_size: int = 0,
 ) -> DevicePrefetch:
     """Makes global arrays of this process's batches in a thread, `size` of them ahead of the consumer.
 
     Args:
-      batches: local numpy batches; each array's leading axis is this process's share of the batch axis.
+      batches: numpy batches, of the rows of the global batch that this process's devices hold.
       sharding: of every array, say `NamedSharding(mesh, P("data"))`.
       size: batches on the devices that wait for the step.
+      rows: which rows of the global batch these are (`core.sharding.local_rows`); None: all.
+      batch_size: of the global batch; with `rows`.
 
     Returns:
       An iterator with `wait_s` (how long the consumer waited, in seconds), `state()` (resumes after the batch received
       last, whatever was made ahead) and `close()`.
     """
-    return DevicePrefetch(batches, sharding, size)
+    return DevicePrefetch(batches, sharding, size, rows, batch_size)

@@ -17,26 +17,24 @@ import os
 import pathlib
 import shutil
 import sys
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.sharding import Sharding
 
-from mmjax.core import files, trees
+from mmjax.core import files, processes, trees
 from mmjax.core.errors import UserError
-from mmjax.train.digest import describe, digests, form
+from mmjax.train import stored
+from mmjax.train.digest import digests, form
 from mmjax.train.state import State
+from mmjax.train.stored import Damaged
 
 FORMAT = 1
 DESCRIPTION = "mmjax.json"
 _OWN = ("digests", "check")  # keys of the stored meta that are not the caller's
-
-
-class Damaged(Exception):
-    """A step cannot be read, or does not hold what was saved."""
 
 
 class Checkpointer:
@@ -52,7 +50,7 @@ class Checkpointer:
         self.directory = files.make_folder(pathlib.Path(directory).absolute())
         if description is not None and jax.process_index() == 0:
             write_description(self.directory, description)
-        _silence_leftovers()
+        stored.silence_leftovers()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True, create=False)
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 
@@ -64,7 +62,7 @@ class Checkpointer:
         """
         tree = _storable(state)
         meta = {**json.loads(json.dumps(meta)), "digests": digests(tree)}
-        meta["check"] = _check(meta)
+        meta["check"] = stored.checksum(meta)
         args = ocp.args.Composite(state=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta))
         with self._writing():
             self._manager.save(step, args=args, force=True)
@@ -79,7 +77,7 @@ class Checkpointer:
         Raises:
           Damaged: it cannot be read, or is not what was saved.
         """
-        return {k: v for k, v in _read_meta(self.directory / str(step)).items() if k not in _OWN}
+        return {k: v for k, v in stored.read_meta(self.directory / str(step)).items() if k not in _OWN}
 
     def restore(self, step: int, abstract: State, shardings: State) -> State:
         """The state of a step, placed as `shardings` say.
@@ -88,50 +86,56 @@ class Checkpointer:
           UserError: names or shapes are not exactly those of `abstract`.
           Damaged: it cannot be read, or is not what was saved.
         """
-        folder, wanted = self.directory / str(step), _forms(_storable(abstract))
-        saved = _read_meta(folder).get("digests")
+        state, saved, arrays = self._read(step, abstract, shardings)
+        stored.check_saved(saved, digests(arrays) if saved else {})
+        return state
+
+    def _read(self, step: int, abstract: State, shardings: State) -> tuple[State, dict[str, str], Any]:
+        """(state, saved digests, the arrays that they are of), without waiting for another process."""
+        folder, wanted = self.directory / str(step), stored.forms(_storable(abstract))
+        saved = stored.read_meta(folder).get("digests")
         if saved is not None:
-            _check_same(folder, form(saved), wanted)
+            stored.check_same(folder, form(saved), wanted)
         target = jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), _storable(abstract), _storable(shardings)
         )
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-        with _reading():
-            stored = _forms(_stored(folder / "state"))
+        with stored.reading():
+            found = stored.forms(stored.stored_tree(folder / "state"))
             if saved is None:  # of an earlier version: nothing tells damage from another system
-                _check_same(folder, stored, wanted)
-            _check_saved(form(saved or stored), stored)
-            state = self._manager.restore(step, args=args)["state"]
-        _check_saved(saved or {}, digests(state) if saved else {})
-        return _usable(state)
+                stored.check_same(folder, found, wanted)
+            stored.check_saved(form(saved or found), found)
+            # The manager's own `restore` waits for all processes, also for one that has met damage.
+            with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
+                arrays = handler.restore(folder / "state", args=ocp.args.StandardRestore(target))
+        return _usable(arrays), saved or {}, arrays
 
     def restore_last(self, place: Callable[[dict[str, Any]], tuple[State, State]]) -> tuple[int, State, dict[str, Any]]:
         """(step, state, meta) of the last step that is whole; later ones are set aside as <step>.damaged, and named.
+
+        With several processes all of them take the same step: one that any of them cannot read counts for none.
 
         Args:
           place: from the meta of a step to what `restore` takes: shapes and shardings of its state.
 
         Raises:
-          UserError: no step is whole, or (with several processes, which cannot agree on one) the last one is not.
+          UserError: no step is whole.
         """
-        damaged: dict[int, str] = {}
-        for step in reversed(steps(self.directory)):
-            try:
-                meta = self.meta(step)
-                state = self.restore(step, *place(meta))
-            except Damaged as error:
-                damaged[step] = str(error)
-                if jax.process_count() > 1:
-                    break
-                continue
-            for bad, why in damaged.items():
-                aside = _set_aside(self.directory / str(bad))
-                _say(f"checkpoint {self.directory / str(bad)} is damaged ({why}): kept as {aside.name}, going on from "
-                     f"step {step}")  # fmt: skip
-            if damaged:
-                self._manager.reload()
-            return step, state, meta
-        raise UserError(_all_damaged(self.directory, damaged))
+
+        def read(step: int) -> tuple[Any, Mapping[str, str], Any]:
+            meta = self.meta(step)
+            state, saved, arrays = self._read(step, *place(meta))
+            return (state, meta), saved, arrays
+
+        step, found, damaged = stored.last_whole(processes.agree(steps(self.directory)), read)
+        if step is None:
+            raise UserError(_all_damaged(self.directory, damaged))
+        for bad, why in damaged.items():
+            folder = self.directory / str(bad)
+            aside = processes.agree(_set_aside(folder) if jax.process_index() == 0 else None)
+            _say(f"checkpoint {folder} is damaged ({why}): kept as {aside}, going on from step {step}")
+        if damaged:
+            self._manager.reload()
+        return step, *found
 
     def wait(self) -> None:
         """Returns when what was started is on disk.
@@ -266,12 +270,21 @@ def save_model(
 
 
 def load_model(
-    path: str | pathlib.Path, step: int | None = None
+    path: str | pathlib.Path,
+    step: int | None = None,
+    *,
+    only: Callable[[str], bool] | None = None,
+    where: Callable[[str], Sharding | None] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any], pathlib.Path | None, dict[str, Any] | None]:
-    """Reads (system mapping, variables as numpy arrays, tokenizer directory or None, config or None).
+    """Reads (system mapping, variables, tokenizer directory or None, config or None).
 
-    From a training run these are the weights that its evaluators see (the averaged ones where the stage says so).
-    Without `step`, steps that are damaged are passed over, and named on stderr.
+    From a training run these are the weights that its evaluators see (the averaged ones where the stage says so); its
+    optimizer state is not read. Without `step`, steps that are damaged are passed over, and named on stderr.
+
+    Args:
+      only: which variables, by their paths as they are stored ("params/txt/pos"); default: all.
+      where: path -> the sharding to which a variable is read piece by piece; without it, or for None, it becomes a
+        numpy array.
 
     Raises:
       UserError: no checkpoint, no such step, or no step that is whole.
@@ -284,116 +297,67 @@ def load_model(
         step = int(asked)
     if not there or (step is not None and step not in there):
         raise UserError(f"{directory} has no complete step{'' if step is None else f' {step}'}; there are {there}")
-    damaged: dict[int, str] = {}
-    for number in reversed(there if step is None else [step]):
-        try:
-            variables = _read_variables(directory / str(number), description)
-        except Damaged as error:
-            damaged[number] = str(error)
-            continue
-        for bad, why in damaged.items():
-            _say(f"checkpoint {directory / str(bad)} is damaged ({why}): taking step {number}")
-        tokenizer = directory / "tokenizer"
-        return description["system"], variables, tokenizer if tokenizer.is_dir() else None, description.get("config")
-    raise UserError(_all_damaged(directory, damaged, there))
+
+    def read(number: int) -> tuple[Any, Mapping[str, str], Any]:
+        variables, saved = _read_variables(directory / str(number), description, only, where)
+        return variables, saved, variables
+
+    chosen = processes.agree(there if step is None else [step])
+    taken, variables, damaged = stored.last_whole(chosen, read)
+    if taken is None:
+        raise UserError(_all_damaged(directory, damaged, there))
+    for bad, why in damaged.items():
+        _say(f"checkpoint {directory / str(bad)} is damaged ({why}): taking step {taken}")
+    tokenizer = directory / "tokenizer"
+    return description["system"], variables, tokenizer if tokenizer.is_dir() else None, description.get("config")
 
 
-def _read_variables(folder: pathlib.Path, description: Mapping[str, Any]) -> dict[str, Any]:
-    """The variables of a step, as its evaluators see them.
-
-    Raises:
-      Damaged: it cannot be read, or is not what was saved.
-    """
-    if (folder / "model").is_dir():
-        with _reading():
-            variables = _read(folder / "model")
-        saved = description.get("digests")
-        _check_saved(saved or {}, digests(variables) if saved else {})
-        return variables
-    meta = _read_meta(folder)
-    with _reading():
-        stored = _read(folder / "state")
-    saved = meta.get("digests")
-    _check_saved(saved or {}, digests(stored) if saved else {})
-    teacher = stored["teacher"] if meta.get("evaluate") == "teacher" else {}
-    params = trees.merge(stored["frozen"], stored["params"], teacher)
-    return {"params": params, **stored["stats"]}
-
-
-def _read_meta(folder: pathlib.Path) -> dict[str, Any]:
-    """The stored meta of a step, digests included.
+def _read_variables(
+    folder: pathlib.Path,
+    description: Mapping[str, Any],
+    only: Callable[[str], bool] | None,
+    where: Callable[[str], Sharding | None] | None,
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The variables of a step, as its evaluators see them, and their saved digests, under the same paths.
 
     Raises:
-      Damaged: it cannot be read, or is not what was saved.
+      Damaged: it cannot be read.
     """
-    try:
-        meta = json.loads((folder / "meta" / "metadata").read_text(encoding="utf-8"))
-    except OSError as error:
-        raise Damaged(f"meta/metadata: {error.strerror or error}") from error
-    except ValueError as error:
-        raise Damaged(f"meta/metadata is not JSON: {_brief(error)}") from error
-    if not isinstance(meta, dict) or "stage" not in meta or ("digests" in meta) != ("check" in meta):
-        raise Damaged("meta/metadata is not what was saved")
-    if "check" in meta and meta["check"] != _check(meta):
-        raise Damaged("meta/metadata is not what was saved")
-    return meta
+    run = not (folder / "model").is_dir()
+    meta = stored.read_meta(folder) if run else {}
+    saved = (meta if run else description).get("digests") or {}
+    with stored.reading():
+        part = folder / ("state" if run else "model")
+        found = stored.forms(stored.stored_tree(part))
+        if saved:
+            stored.check_saved(form(saved), found)
+        names = _variables(found, meta.get("evaluate") == "teacher") if run else {name: name for name in found}
+        names = {name: path for name, path in names.items() if only is None or only(path)}
+        tree = stored.read(part, names.__contains__, None if where is None else lambda name: where(names[name]))
+    flat = trees.flatten(tree)
+    variables = trees.unflatten({path: flat[name] for name, path in names.items()})
+    return variables, {path: saved[name] for name, path in names.items()} if saved else {}
 
 
-def _check(meta: Mapping[str, Any]) -> int:
-    """CRC-32 of a meta, less the entry for itself."""
-    return zlib.crc32(json.dumps({k: v for k, v in meta.items() if k != "check"}, sort_keys=True).encode())
+def _variables(found: Iterable[str], teacher: bool) -> dict[str, str]:
+    """Path in a stored State -> path of the variable, for those that a forward pass takes."""
+    averaged = {name.partition("/")[2] for name in found if name.startswith("teacher/")} if teacher else set()
+    names = {}
+    for name in found:
+        top, _, rest = name.partition("/")
+        if top == "stats":
+            names[name] = rest
+        elif (top in ("params", "frozen") and rest not in averaged) or (top == "teacher" and teacher):
+            names[name] = f"params/{rest}"
+    return names
 
 
-def _check_saved(saved: Mapping[str, str], found: Mapping[str, str]) -> None:
-    """Raises Damaged if digests (or forms) of arrays are not those that were saved."""
-    differ = sorted(name for name in {*saved, *found} if saved.get(name) != found.get(name))
-    if differ:
-        more = f" and {len(differ) - 1} more" if len(differ) > 1 else ""
-        raise Damaged(f"the array {differ[0]}{more} is not what was saved")
-
-
-@contextlib.contextmanager
-def _reading() -> Iterator[None]:
-    """Turns whatever the storage library says of files that are cut, missing or changed into Damaged."""
-    try:
-        yield
-    except (Damaged, UserError, MemoryError, jax.errors.JaxRuntimeError):
-        raise
-    except Exception as error:  # damaged JSON alone gives some ten kinds
-        _silence_leftovers()
-        raise Damaged(_brief(error)) from error
-
-
-def _silence_leftovers() -> None:
-    """Where one read or write fails, the library drops the others in mid-air: Python would print a traceback for each.
-
-    The failure itself is raised; from here on, what the dropped ones say after it is left out.
-    """
-    before = sys.unraisablehook
-    if getattr(before, "leaves_out_reads", False):
-        return
-
-    def hook(info: Any) -> None:
-        code = getattr(info.object, "cr_code", None) or getattr(info.object, "__code__", None)
-        from_reads = code is not None and ("orbax" in code.co_filename or "tensorstore" in code.co_filename)
-        if not (from_reads or "Event loop is closed" in str(info.exc_value)):
-            before(info)
-
-    hook.leaves_out_reads = True  # type: ignore[attr-defined]
-    sys.unraisablehook = hook
-
-
-def _brief(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:160]}{'…' if len(text) > 160 else ''}"
-
-
-def _set_aside(folder: pathlib.Path) -> pathlib.Path:
-    """Renames the folder of a damaged step, so that the step can be made again."""
+def _set_aside(folder: pathlib.Path) -> str:
+    """Renames the folder of a damaged step, so that the step can be made again; the new name."""
     names = (folder.with_name(f"{folder.name}.damaged{number or ''}") for number in range(1_000))
     aside = next(name for name in names if not name.exists())
     folder.rename(aside)
-    return aside
+    return aside.name
 
 
 def _all_damaged(directory: pathlib.Path, damaged: Mapping[int, str], there: list[int] | None = None) -> str:
@@ -410,26 +374,3 @@ def _say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def _read(folder: pathlib.Path) -> dict[str, Any]:
-    """A stored tree as numpy arrays, whatever devices wrote it."""
-    args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), _stored(folder))
-    with ocp.PyTreeCheckpointer() as reader:
-        return reader.restore(folder, restore_args=args)
-
-
-def _stored(folder: pathlib.Path) -> Any:
-    """A stored tree's shapes, from the handler: the checkpointer would warn of a file that it can do without."""
-    with contextlib.closing(ocp.PyTreeCheckpointHandler()) as handler:
-        return handler.metadata(folder).tree
-
-
-def _forms(tree: Any) -> dict[str, str]:
-    return {trees.path_name(path): describe(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def _check_same(where: pathlib.Path, stored: Mapping[str, str], wanted: Mapping[str, str]) -> None:
-    """Raises UserError that lists what differs; orbax alone would fail in the middle of reading."""
-    missing, unused = sorted(set(wanted) - set(stored)), sorted(set(stored) - set(wanted))
-    wrong = [f"{k}: {stored[k]} for {wanted[k]}" for k in wanted if k in stored and stored[k] != wanted[k]]
-    if missing or unused or wrong:
-        raise UserError(f"{where} is of another state: missing {missing[:8]}, unused {unused[:8]}, shapes {wrong[:8]}")

@@ -164,10 +164,11 @@ def test_without_weights_sources_count_by_length():
 @pytest.mark.parametrize("processes", [2, 4])
 def test_global_batches_do_not_depend_on_the_process_count(processes):
     whole = [make()[k] for k in range(8)]
-    parts = [make(process_index=h, process_count=processes) for h in range(processes)]
+    parts = [make(rows=range(8 * h // processes, 8 * (h + 1) // processes)) for h in range(processes)]
     joined = [{key: np.concatenate([part[k][key] for part in parts]) for key in whole[0]} for k in range(8)]
-    assert parts[0].local_batch_size == 8 // processes
     assert_same(whole, joined)
+    rows = [0, 3, 4, 7]  # any of them, as a mesh may put them
+    assert_same([{key: batch[key][rows] for key in batch} for batch in whole], [make(rows=rows)[k] for k in range(8)])
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -186,7 +187,7 @@ def test_resume_in_an_epoch_is_bit_equal():
     assert state["step"] == 7
     assert_same(whole[7:], take(make(), 5, state))
     # on another process count, the same global rows
-    halves = [take(make(process_index=h, process_count=2), 5, state) for h in range(2)]
+    halves = [take(make(rows=range(4 * h, 4 * h + 4)), 5, state) for h in range(2)]
     assert_same(whole[7:], [{k: np.concatenate([a[k], b[k]]) for k in a} for a, b in zip(*halves, strict=True)])
     # and backwards, on an iterator that already runs
     batches = iter(make())
@@ -247,8 +248,8 @@ def test_a_broken_state_is_refused():
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"batch_size": 9, "process_count": 2}, "not divisible by the 2 processes"),
-        ({"process_index": 2, "process_count": 2}, "process 2 of 2"),
+        ({"rows": [4, 8]}, r"rows \[4, 8\] of a batch of 8; valid: some of 0 … 7, ascending"),
+        ({"rows": [1, 0]}, "ascending"),
         ({"batch_size": 44}, "larger than one epoch"),
         ({"batch_size": 0}, "batch_size = 0"),
         ({"workers": -1}, "workers = -1"),
@@ -257,7 +258,7 @@ def test_a_broken_state_is_refused():
         ({"sources": {"a": Numbers(0)}}, "'a' is empty"),
         ({"weights": {"b": 1}}, "a positive weight for each"),
         ({"weights": {"source": 0}}, "a positive weight for each"),
-        ({"epochs": 1, "drop_remainder": False, "process_count": 2}, "short last batch of 3"),
+        ({"epochs": 1, "drop_remainder": False, "rows": range(4)}, "short last batch of 3"),
     ],
 )
 def test_mistakes_are_named(changes, says):
@@ -334,7 +335,7 @@ def test_dropped_is_a_function_of_the_steps_read():
     again, later = with_dropped(make(Holes(43), threads=2, read_ahead=3), 5, state)
     assert_same(batches[7:], again)
     assert later == [item for item in dropped if item.step > 7] and later
-    halves = [with_dropped(make(Holes(43), process_index=h, process_count=2), 12)[1] for h in range(2)]
+    halves = [with_dropped(make(Holes(43), rows=range(4 * h, 4 * h + 4)), 12)[1] for h in range(2)]
     assert sorted([*halves[0], *halves[1]], key=lambda item: item.step) == dropped
     assert_same([make(Holes(43))[k] for k in range(12)], batches)
 
