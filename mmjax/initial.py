@@ -20,13 +20,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from jax.sharding import NamedSharding
 
 from mmjax import inputs
 from mmjax.commands import models
 from mmjax.core import trees
 from mmjax.core.config import check_keys
 from mmjax.core.errors import UserError
-from mmjax.core.placement import Placer
+from mmjax.core.placement import Placer, as_stack
 from mmjax.core.stacking import unstack_blocks
 from mmjax.weights.layout import float32
 
@@ -188,9 +189,17 @@ def _read(
             raise UserError(f"{entry.path}: {path} is {tuple(array.shape)}, {ours} of the system {wanted[ours]}")
         placer(ours, array)
 
+    stacks = {as_stack(path): ours for path, ours in plan.items()}
+
+    def where(path: str) -> NamedSharding | None:
+        """Read straight to its devices, but what is changed on the way comes through the host."""
+        ours = plan.get(path) or stacks.get(path, "")
+        changed = path in POSITIONS or (entry.grow_vocab and ours == EMBEDDING)
+        return None if changed else placer.sharding(ours if path in plan else as_stack(ours))
+
     resize = any(path in plan and plan[path] == path for path in POSITIONS)
     size = image_size if resize else None
-    found = models.load(entry.path, image_size=size, only=plan.__contains__, place=place)
+    found = models.load(entry.path, image_size=size, only=plan.__contains__, place=place, where=where)
     renamed = [f"{path} -> {ours}" for path, ours in plan.items() if path != ours]
     lines = [f"init: {len(plan)} of the system's {len(wanted)} variables from {entry.path} ({found.layout})"]
     lines.append(f"  {_by_module(plan.values(), wanted)}")

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from mmjax import checks, initial, inputs, licences, reporting, systems
 from mmjax.core import config as configs
-from mmjax.core import files, trees
+from mmjax.core import files, processes, trees
 from mmjax.core import rng as rngs
 from mmjax.core import sharding as shd
 from mmjax.core.errors import UserError
@@ -56,12 +56,12 @@ def train(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
     mesh = shd.make_mesh(config.get("mesh"))
     for stage in stages.values():  # said before anything is built
         shd.check_batch_size(inputs.data_of(config, stage.data)["batch_size"], mesh)
-    begun = bool(checkpoint.steps(directory))
+    begun = processes.agree(bool(checkpoint.steps(directory)))
     tokenizer = inputs.make_tokenizer(config["tokenizer"], directory / "tokenizer" if begun else None)
     inputs.check_vocabulary(config, tokenizer)
     system = systems.build(config["system"])
     evaluators = inputs.make_evaluators(config, tokenizer)
-    pipelines = {name: inputs.make_pipeline(config, stage.data, tokenizer) for name, stage in stages.items()}
+    pipelines = {name: inputs.make_pipeline(config, stage.data, tokenizer, mesh) for name, stage in stages.items()}
     every = loop.Every(**config.get("every", {}))
 
     with shd.use_mesh(mesh), loop.StopSignals() as stop, contextlib.ExitStack() as opened:
@@ -261,18 +261,26 @@ def _computing(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def finished(workdir: pathlib.Path, config: Mapping[str, Any], total: int) -> dict[str, float] | None:
-    """The metrics of a run of exactly this config that has ended, with its report written; None for any other."""
+    """The metrics of a run of exactly this config that has ended, with its report written; None for any other.
+
+    What process 0 finds counts for all: others may see its writes late.
+    """
+    found = processes.agree(_finished(workdir, config, total) if jax.process_index() == 0 else None)
+    return None if found is None else {k: math.nan if v is None else v for k, v in found.items()}
+
+
+def _finished(workdir: pathlib.Path, config: Mapping[str, Any], total: int) -> dict[str, float | None] | None:
     directory, numbers, report = workdir / "checkpoints", workdir / "metrics.json", workdir / "report.html"
-    if jax.process_count() > 1 or not (directory / checkpoint.DESCRIPTION).is_file():  # others' writes may be seen late
+    if not (directory / checkpoint.DESCRIPTION).is_file():
         return None
     done = checkpoint.steps(directory)[-1:] == [total] and numbers.is_file() and report.is_file()
     if not done or checkpoint.read_description(directory)["config"] != config:
         for path in (numbers, report):  # of another set of evaluators, perhaps: only both together tell of an end
             path.unlink(missing_ok=True)
         return None
-    metrics = {k: math.nan if v is None else v for k, v in json.loads(numbers.read_text()).items()}
+    metrics = json.loads(numbers.read_text())
     print(f"{workdir} holds this run, finished at step {total}")
-    progress.print_table(metrics)
+    progress.print_table({k: math.nan if v is None else v for k, v in metrics.items()})
     return metrics
 
 

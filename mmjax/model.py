@@ -99,7 +99,13 @@ def load(
     """
     mesh = shd.make_mesh()
     everywhere = shd.replicated(mesh)
-    found = models.load(path, image_size=image_size, step=step, place=lambda _, array: put(array, everywhere))
+    found = models.load(
+        path,
+        image_size=image_size,
+        step=step,
+        place=lambda _, array: put(array, everywhere),
+        where=lambda name: None if image_size and name.endswith("/pos") else everywhere,  # these are resized first
+    )
     words = open_tokenizer(tokenizer) if tokenizer else models.tokenizer_of(found)
     if words is None:
         raise UserError(f"{path} has no tokenizer; give its spec, such as clip_bpe or sentencepiece:MODEL")

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 import mmjax
-from mmjax.core import trees
+from mmjax.core import processes, trees
 from mmjax.data.ledger import FILE, Ledger, describe
 from mmjax.evals.base import Evaluator, Predictor
 from mmjax.evals.report.contents import ReportData, retrieval_panel
@@ -47,7 +47,7 @@ class Evaluation:
         rows = read_history(workdir / "metrics.jsonl") if resumed is not None else []
         names = [name for row in rows if row["step"] == resumed for name in row]
         logged = all(any(name.startswith(f"{e.name}/") for name in names) for e in self._evaluators)
-        self._logged = resumed if logged else None
+        self._logged = processes.agree(resumed if logged else None)  # all evaluate, or none
 
     def __call__(self, step: int, variables: Mapping[str, Any]) -> None:
         if step == self._logged != self._total:

@@ -1,6 +1,7 @@
 """config.init: whole checkpoints, parts of them, what is left at random, and what is refused."""
 
 import pathlib
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -11,7 +12,9 @@ from mmjax.commands import models
 from mmjax.core import sharding as shd
 from mmjax.core import trees
 from mmjax.core.errors import UserError
-from mmjax.core.stacking import unstack_blocks
+from mmjax.core.placement import Placer
+from mmjax.core.stacking import stack_blocks, unstack_blocks
+from mmjax.train import checkpoint
 
 IMG = {"image_size": 16, "patch": 8, "width": 16, "depth": 3, "heads": 2}
 TXT = {"vocab": 20, "length": 6, "width": 8, "depth": 1, "heads": 2}
@@ -61,6 +64,31 @@ def test_a_whole_checkpoint_lands_where_it_belongs(scan: bool, mesh: dict | None
     expected = numbers(SYSTEM, 1)
     assert made.keys() == expected.keys() and all(np.array_equal(made[path], expected[path]) for path in made)
     assert "nothing is left at random" in account and "(hf)" in account
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("stored", ["numbered", "stacked"])
+def test_own_checkpoints_are_read_straight_to_their_devices(
+    scan: bool, stored: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No array of them is whole on the host, but the positions, which may have to be resized."""
+    variables = trees.unflatten(numbers(SYSTEM, 1))
+    system = {**SYSTEM, "scan": stored == "stacked"}
+    checkpoint.save_model(tmp_path, system, stack_blocks(variables) if stored == "stacked" else variables)
+    through_host = []
+
+    def placed(placer: Placer, path: str, array: object, original: Callable = Placer.__call__) -> None:
+        if not isinstance(array, jax.Array):
+            through_host.append(path)
+        elif stored == ("stacked" if scan else "numbered") and path in placer._shardings:
+            assert array.sharding.is_equivalent_to(placer._shardings[path], array.ndim)
+        original(placer, path, array)
+
+    monkeypatch.setattr(Placer, "__call__", placed)
+    _, made, _ = begin(str(tmp_path), {**SYSTEM, "scan": scan}, {"fsdp": 4, "tensor": 2})
+    expected = numbers(SYSTEM, 1)
+    assert made.keys() == expected.keys() and all(np.array_equal(made[path], expected[path]) for path in made)
+    assert through_host == ["params/img/pos"]
 
 
 @pytest.mark.parametrize("scan", [False, True])

@@ -5,7 +5,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -337,36 +336,6 @@ def test_killed_while_it_evaluates_or_reports(file, finished, tmp_path, monkeypa
             continue
     assert calls == [(step, when) for step in (14, 34, LAST) for when in ("before", "after")]
     assert_same_run(workdir, finished)
-
-
-@pytest.mark.slow
-def test_two_processes_stop_together_and_train_the_same(file, finished, tmp_path):
-    """Two processes with four devices each, as SLURM would start them; one gets the signal, both save one step."""
-    workdir = tmp_path / "run"
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        address = f"localhost:{probe.getsockname()[1]}"
-
-    def launch() -> list[subprocess.Popen]:
-        processes = []
-        for i in range(2):
-            job = {"SLURM_JOB_ID": 1, "SLURM_NTASKS": 2, "SLURM_PROCID": i, "SLURM_LOCALID": i,
-                   "SLURM_STEP_NODELIST": "localhost", "JAX_COORDINATOR_ADDRESS": address,
-                   "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}  # fmt: skip
-            env = {**os.environ, **{k: str(v) for k, v in job.items()}}
-            processes.append(start(file, workdir, "--distributed", env=env))
-        return processes
-
-    both = launch()
-    wait_for(workdir, 4, both[0])
-    both[1].send_signal(signal.SIGTERM)
-    assert [process.wait(120) for process in both] == [143, 143]
-    assert checkpoint.steps(workdir / "checkpoints")[-1] == rows(workdir)[-1]["step"] < LAST
-    assert [process.wait(300) for process in launch()] == [0, 0], (tmp_path / "log").read_text()[-3000:]
-    for one, two in zip(rows(finished[0]), rows(workdir), strict=True):
-        assert one.keys() == two.keys() and one["step"] == two["step"]
-        if "loss" in one:
-            assert (two["loss"], two["grad_norm"]) == pytest.approx((one["loss"], one["grad_norm"]), rel=1e-4)
 
 
 def test_damaged_checkpoints_are_passed_over_and_made_again(file, finished, tmp_path, capsys):

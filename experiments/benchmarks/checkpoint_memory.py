@@ -1,10 +1,11 @@
-"""Peak memory of loading a published checkpoint, against its largest file and the arrays that it becomes.
+"""Peak memory of loading a checkpoint, against its largest file and the arrays that it becomes.
 
     python experiments/benchmarks/checkpoint_memory.py [--layers 12] [--shards 6] [--devices 1] [--dtype float16]
 
 Makes a CLIP of Hugging Face's layout with random weights as sharded safetensors and as one and several torch archives,
-and loads each in a process of its own into arrays on the devices. A row passes if the peak of the resident memory above
-that of a process that has only imported everything is at most 1.3 x the largest file + the bytes of the arrays.
+and of mmjax's own, and loads each in a process of its own into arrays on the devices. A row passes if the peak of the
+resident memory above that of a process that has only imported everything is at most 1.3 x the largest file + the bytes
+of the arrays.
 """
 
 import argparse
@@ -31,8 +32,10 @@ SYSTEM = {
 
 
 def make(folder: pathlib.Path, system: dict, shards: int, dtype: str) -> dict[str, pathlib.Path]:
-    """The same tensors in three forms, each with its config."""
+    """The same tensors in four forms, each with its config."""
     from mmjax.commands import models
+    from mmjax.core import trees
+    from mmjax.train import checkpoint
     from mmjax.weights import clip_config, files
     from mmjax.weights.clip import clip_table
 
@@ -41,6 +44,7 @@ def make(folder: pathlib.Path, system: dict, shards: int, dtype: str) -> dict[st
     for array in flat.values():
         array[...] = rng.standard_normal(array.shape, np.float32) * 0.02
     tensors = {key: array.astype(dtype) for key, array in clip_table(system, "hf").published(flat).items()}
+    checkpoint.save_model(folder / "mmjax", system, trees.unflatten(flat))
     del flat
     total, parts, size = sum(array.nbytes for array in tensors.values()), [{}], 0
     for key, array in tensors.items():
@@ -49,7 +53,7 @@ def make(folder: pathlib.Path, system: dict, shards: int, dtype: str) -> dict[st
             size = 0
         parts[-1][key] = array
         size += array.nbytes
-    made = {}
+    made = {"mmjax": folder / "mmjax"}
     for form in ("safetensors", "bin", "one bin"):
         where = folder / form.replace(" ", "_")
         where.mkdir()
@@ -89,7 +93,7 @@ def load(folder: pathlib.Path) -> None:
     by_rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
     devices = len(jax.devices())
     put(np.zeros((8 * devices, 8), np.float32), by_rows).block_until_ready()
-    models.shapes(models.read_system(folder))
+    shapes = models.shapes(models.read_system(folder))
     start, peak, done = rss(), 0, False
 
     def watch() -> None:
@@ -102,10 +106,13 @@ def load(folder: pathlib.Path) -> None:
     thread.start()
     before = time.perf_counter()
 
-    def place(_: str, array: np.ndarray) -> jax.Array:
-        return put(array, by_rows if array.ndim and array.shape[0] % devices == 0 else everywhere)
+    def where(path: str) -> jax.sharding.NamedSharding:
+        return by_rows if shapes[path] and shapes[path][0] % devices == 0 else everywhere
 
-    variables = jax.block_until_ready(models.load(folder, place=place).variables)
+    def place(path: str, array: np.ndarray | jax.Array) -> jax.Array:
+        return put(array, where(path))
+
+    variables = jax.block_until_ready(models.load(folder, place=place, where=where).variables)
     seconds = time.perf_counter() - before
     done = True
     thread.join()
@@ -130,7 +137,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         print(f"{'form':14}{'files MB':>10}{'largest':>10}{'arrays':>10}{'peak':>10}{'allowed':>10}{'s':>7}")
         for form, where in make(pathlib.Path(folder), system, args.shards, args.dtype).items():
-            sizes = [path.stat().st_size for path in where.iterdir()]
+            sizes = [path.stat().st_size for path in where.rglob("*") if path.is_file()]
             command = [sys.executable, __file__, "--load", str(where)]
             run = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
             found = json.loads(run.stdout.splitlines()[-1])

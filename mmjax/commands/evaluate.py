@@ -5,6 +5,8 @@ import json
 import pathlib
 from typing import Any
 
+from mmjax.commands import distributed
+
 # Fields of an evaluator's spec that have an argument of the same name.
 SPEC = ("data", "gallery", "match", "pixel_match", "duplicates", "classes", "label", "templates", "limit", "resamples",
         "per_class", "train_data", "validation_data", "features")  # fmt: skip
@@ -22,6 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="also write {metric: value}")
     parser.add_argument("--out", type=pathlib.Path, metavar="DIR",
                         help="also write figures (PNG), metrics.json and report.html")  # fmt: skip
+
+    distributed.add_argument(parser)
 
     own = parser.add_argument_group("an evaluator of your own, instead of those of the checkpoint's config")
     own.add_argument("--data", metavar="SPEC", help="source of the pictures, such as 'emoji:test?style=fluent'")
@@ -46,11 +50,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints a table of metrics, and what needs no model scores.
+    """Prints a table of metrics, and what needs no model scores; of several processes, the first one prints and writes.
 
     Raises:
       UserError: no checkpoint, nothing to evaluate, or arguments that do not fit together.
     """
+    from mmjax.core import processes
+
+    with processes.job(args.distributed, lambda: "start the same command again"):
+        return evaluate(args)
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """`run`, in a job that is joined already."""
     import jax
     from absl import logging
 
@@ -76,12 +88,17 @@ def run(args: argparse.Namespace) -> int:
                         batch_size=args.batch_size)  # fmt: skip
     specs = {args.name or args.data.partition("?")[0]: spec} if spec else chosen(loaded.config, args.evaluators)
     evaluators = {name: build_evaluator(name, each, loaded.tools) for name, each in specs.items()}
-    print(f"{args.checkpoint}: {loaded.account}, on {jax.device_count()} x {jax.devices()[0].device_kind}", flush=True)
-    tell(loaded.tools.left_out)
+    first = jax.process_index() == 0
+    if first:
+        devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+        print(f"{args.checkpoint}: {loaded.account}, on {devices}", flush=True)
+        tell(loaded.tools.left_out)
     found = [
         examine(each, loaded.predictor) if args.out else Examined(dict(each.run(loaded.predictor)), [], [])
         for each in evaluators.values()
     ]
+    if not first:
+        return 0
     metrics = {name: value for each in found for name, value in each.metrics.items()}
     baselines: dict[str, dict[str, float]] = {}
     for evaluator in evaluators.values():

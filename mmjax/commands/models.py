@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Sharding
 
 from mmjax import systems
 from mmjax.core import sharding as shd
 from mmjax.core import trees
 from mmjax.core.errors import UserError
-from mmjax.core.stacking import unstack_blocks
+from mmjax.core.stacking import STACK, unstack_blocks
 from mmjax.data.tokenizers import ClipBPE, SentencePiece, SigLIP, Tokenizer, load_tokenizer
 from mmjax.data.tokenizers.published import SPIECE, publish
 from mmjax.systems import base
@@ -108,6 +109,7 @@ def load(
     step: int | None = None,
     only: Callable[[str], bool] | None = None,
     place: Callable[[str, Any], Any] | None = None,
+    where: Callable[[str], Sharding | None] | None = None,
 ) -> Model:
     """Reads a checkpoint of any layout.
 
@@ -118,6 +120,8 @@ def load(
       only: which variables to read, by their paths ("params/img/cls", numbered blocks); default: all.
       place: called with path and array as each is read, to put it on its devices at once; its results are the
         variables. Default: numpy arrays, float32.
+      where: of an mmjax checkpoint, path -> the sharding to which a variable is read piece by piece before `place`
+        gets it, with its blocks stacked ("…/blocks/…") or numbered as they are stored; None: as a numpy array.
 
     Raises:
       UserError: see `weights.surgery.load` and `train.checkpoint.load_model`.
@@ -130,15 +134,20 @@ def load(
         account = loaded.account.summary()
         layout, terms = loaded.origin.layout, licences_of(path)
         return Model(loaded.system, loaded.variables, layout, loaded.origin, _vocabulary(path), None, account, terms)
-    system, variables, tokenizer, config = checkpoint.load_model(path, step)
+    chosen = None if only is None else lambda name: STACK in name.split("/") or only(name)
+    system, variables, tokenizer, config = checkpoint.load_model(path, step, only=chosen, where=where)
     system = spelled_out(system)
     if image_size is not None:
         system, variables = surgery.resize_positions(system, variables, image_size)
     if only is not None or place is not None:
-        flat = trees.flatten(variables if only is None else unstack_blocks(variables))
-        variables = {}  # each array is released when it has been placed
-        chosen = [name for name in flat if only is None or only(name)]
-        variables = trees.unflatten({n: flat[n] if place is None else place(n, flat.pop(n)) for n in chosen})
+        flat = trees.flatten(variables)
+        variables, placed = {}, {}
+        for stored in list(flat):  # each array is released when it has been placed
+            tree = trees.unflatten({stored: flat.pop(stored)})
+            for name, array in trees.flatten(tree if only is None else unstack_blocks(tree)).items():
+                if only is None or only(name):
+                    placed[name] = array if place is None else place(name, array)
+        variables = trees.unflatten(placed)
     stored = (config or {}).get(ORIGIN)
     origin = surgery.Origin(**stored) if stored else None
     account = f"{trees.count(variables['params']):,} parameters of an mmjax checkpoint"

@@ -7,14 +7,14 @@ from logging import ERROR, LogRecord, getLogger
 
 from absl import logging
 
+from mmjax.commands import distributed
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments; `--config.key=value` changes fields of the config."""
     parser.add_argument("--config", required=True, metavar="FILE.py[:ARG]", help="an ml_collections config")
     parser.add_argument("--workdir", type=pathlib.Path, required=True, metavar="DIR", help="where results go")
-    parser.add_argument(
-        "--distributed", action="store_true", help="join the other processes of this job (found as JAX finds them)"
-    )
+    distributed.add_argument(parser)
     parser.epilog = "Any field of the config can be set: --config.data.batch_size=512 --config.stages.train.lr=3e-4"
 
 
@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     import jax
 
     from mmjax import main
-    from mmjax.core import config
+    from mmjax.core import config, processes
     from mmjax.train.loop import Interrupted
 
     logging.use_absl_handler()
@@ -36,11 +36,21 @@ def run(args: argparse.Namespace) -> int:
     if not args.debug:
         for logger in (logging.get_absl_logger(), getLogger("asyncio")):
             logger.addFilter(said_once)
-    if args.distributed:
-        jax.distributed.initialize()
-    try:
-        main.train(config.load(args.config, args.overrides), args.workdir)
-    except Interrupted as stop:
-        print(f"{stop}: saved; the same command goes on from here", file=sys.stderr)
-        return 128 + stop.signum
+    settings = config.load(args.config, args.overrides)
+    with processes.job(args.distributed, lambda: going_on(args.workdir)):
+        try:
+            main.train(settings, args.workdir)
+        except Interrupted as stop:
+            if jax.process_index() == 0:
+                print(f"{stop}: saved; the same command goes on from here", file=sys.stderr)
+            return 128 + stop.signum
     return 0
+
+
+def going_on(workdir: pathlib.Path) -> str:
+    """What helps when a peer was lost."""
+    from mmjax.train import checkpoint
+
+    there = checkpoint.steps(workdir / "checkpoints")
+    where = f"goes on from step {there[-1]}" if there else "begins anew"
+    return f"start the same command again, on any number of processes: it {where}"

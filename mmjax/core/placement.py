@@ -10,14 +10,14 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mmjax.core import trees
+from mmjax.core import processes, trees
 from mmjax.core.stacking import BLOCK, STACK
 
 
 def put(array: Any, sharding: NamedSharding) -> jax.Array:
     """float32 on devices; a host array is converted slice by slice, so that no whole copy of it is made."""
     if isinstance(array, jax.Array):
-        return jax.device_put(array.astype(jnp.float32), sharding)
+        return processes.settle(jax.device_put(array.astype(jnp.float32), sharding))
     return jax.make_array_from_callback(
         array.shape, sharding, lambda index: np.ascontiguousarray(array[index], np.float32).reshape(array[index].shape)
     )
@@ -59,11 +59,32 @@ class Placer:
             zeros = functools.partial(jnp.zeros, self._abstract[stacked].shape, jnp.float32)
             self.flat[stacked] = jax.jit(zeros, out_shardings=sharding)()
         layer = put(array, NamedSharding(sharding.mesh, P(*sharding.spec[1:])))
-        self.flat[stacked] = _set(self.flat[stacked], layer, jnp.int32(index), sharding)
+        self.flat[stacked] = processes.settle(_set(self.flat[stacked], layer, jnp.int32(index), sharding))
+
+    def sharding(self, path: str) -> NamedSharding | None:
+        """Where a variable is read to, whose blocks may be stacked ("…/blocks/…") where ours are numbered, or the other
+        way round; None for one that is not ours.
+        """
+        if path in self._shardings:
+            return self._shardings[path]
+        stacked, _ = _stacked(path)
+        if stacked in self._shardings:
+            found = self._shardings[stacked]
+            return NamedSharding(found.mesh, P(*found.spec[1:]))
+        numbered = next((mine for mine in self._shardings if as_stack(mine) == path), None)
+        if numbered is None:
+            return None
+        found = self._shardings[numbered]
+        return NamedSharding(found.mesh, P(None, *found.spec))
 
     def tree(self) -> dict[str, Any]:
         """What was placed."""
         return trees.unflatten(self.flat)
+
+
+def as_stack(path: str) -> str:
+    """ "…/block_3/…" -> "…/blocks/…"; another path as it is."""
+    return _stacked(path)[0] or path
 
 
 def _stacked(path: str) -> tuple[str, int]:

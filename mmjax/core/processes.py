@@ -3,8 +3,8 @@
 JAX's runtime does the work (`jax.distributed`): it finds the processes, and its coordination service on process 0 hears
 from each of them. When one is silent for the time-out, or process 0 is gone, the runtime aborts every other process
 from a thread of its own: no exception reaches Python. The handler of the abort that is installed here says in one line
-what happened and how to go on. Where the network tells earlier (a closed connection is an error of the next collective),
-the same line comes at once.
+what happened and how to go on. Where the network tells earlier (a closed connection is an error of the next
+collective), the same line comes at once.
 """
 
 import atexit
@@ -86,7 +86,7 @@ def job(text: str | None, advice: Callable[[], str]) -> Iterator[None]:
         yield
         return
     arguments = {**DEFAULTS, **parse(text)}
-    _on_abort(lambda: _not_met(arguments), 2)
+    _on_abort(lambda: f"mmjax: {_not_met(arguments)}", 2)
     _join(arguments)
     place = jax.process_index(), jax.process_count()
     _on_abort(lambda: _lost(place, advice), LOST)
@@ -121,8 +121,8 @@ def _join(arguments: dict[str, Any]) -> None:
 def _not_met(arguments: dict[str, Any]) -> str:
     where = arguments[ADDRESS] or os.environ.get("JAX_COORDINATOR_ADDRESS") or "the address that JAX has found"
     return (
-        f"mmjax: --distributed: the processes did not meet at {where} within initialization_timeout="
-        f"{arguments['initialization_timeout']} seconds: start all of them, with an address of process 0 that they reach"
+        f"--distributed: the processes did not meet at {where} within initialization_timeout="
+        f"{arguments['initialization_timeout']} seconds: start all of them, with an address that leads to process 0"
     )
 
 
@@ -131,9 +131,8 @@ def _lost(place: tuple[int, int], advice: Callable[[], str]) -> str:
         words = advice()
     except Exception as error:
         words = f"start the same command again ({error})"
-    return (
-        f"mmjax: process {place[0]} of {place[1]}: a peer was lost (unless JAX's lines above give another reason); {words}"
-    )
+    who = f"process {place[0]} of {place[1]}"
+    return f"mmjax: {who}: a peer was lost (unless JAX's lines above give another reason); {words}"
 
 
 def _on_abort(line: Callable[[], str], code: int) -> None:
@@ -160,6 +159,17 @@ def _leave(place: int, code: int) -> None:
     if place == 0:
         time.sleep(_LINGER_S)
     os._exit(code)
+
+
+def settle(tree: Any) -> Any:
+    """Waits for arrays where the next program may not run beside the one that makes them; returns them.
+
+    On CPUs a collective holds its thread until the other processes come to it: two programs, each started on
+    some of the devices, wait for each other for ever. Other devices run programs in the order of their dispatch.
+    """
+    if jax.process_count() > 1 and jax.default_backend() == "cpu":
+        jax.block_until_ready(tree)
+    return tree
 
 
 def agree(value: Any) -> Any:

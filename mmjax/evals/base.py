@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float32, Int32, Shaped
 
+from mmjax.core import processes
 from mmjax.core.errors import UserError
 from mmjax.core.sharding import BATCH_AXES, batch_sharding, replicated, use_mesh
 
@@ -122,9 +123,9 @@ class Predictor:
         function, pending, done = self._function(method), [], []
         for start in range(0, total, self.batch_size):
             count = min(self.batch_size, total - start)
-            batch = [self._place(_window(array, start, count, self.batch_size)) for array in inputs]
+            batch = [self._place(array, start, count) for array in inputs]
             with use_mesh(self.mesh) if self.mesh is not None else contextlib.nullcontext():
-                pending.append((function(self.variables, *batch), count))
+                pending.append((processes.settle(function(self.variables, *batch)), count))
             if len(pending) > _IN_FLIGHT:
                 done.append(_fetch(*pending.pop(0)))
         result = np.concatenate(done + [_fetch(*item) for item in pending])
@@ -146,17 +147,30 @@ class Predictor:
             )
         return self._compiled[method]
 
-    def _place(self, batch: np.ndarray) -> Any:
+    def _place(self, array: Rows, start: int, count: int) -> Any:
+        """`count` rows from `start` on, padded; every process reads only those that its own devices hold."""
         if self.mesh is None:
-            return batch
-        # Every process holds the whole batch and hands over only its own devices' rows.
-        return jax.make_array_from_callback(batch.shape, batch_sharding(self.mesh), lambda index: batch[index])
+            return _window(array, start, count, self.batch_size)
+        made: dict[tuple[int, int], np.ndarray] = {}  # devices that split a model have the same rows
+
+        def rows(index: tuple[slice, ...]) -> np.ndarray:
+            first, stop, _ = index[0].indices(self.batch_size)
+            if (first, stop) not in made:
+                there = min(max(count - first, 0), stop - first)
+                made[first, stop] = _window(array, start + min(first, count - 1), there, stop - first)
+            return made[first, stop]
+
+        shape = np.shape(array[0])
+        return jax.make_array_from_callback((self.batch_size, *shape), batch_sharding(self.mesh), rows)
 
 
 def _window(array: Rows, start: int, count: int, size: int) -> np.ndarray:
     """Rows start … start + count of an array or a lazy sequence, padded with zeros to `size` rows."""
     stop = start + count
-    rows = array[start:stop] if isinstance(array, np.ndarray) else np.stack([array[i] for i in range(start, stop)])
+    if isinstance(array, np.ndarray):
+        rows = array[start:stop]
+    else:  # of no row, the kind and shape of the first
+        rows = np.stack([array[i] for i in range(start, max(stop, start + 1))])[:count]
     return np.concatenate([rows, np.zeros((size - count, *rows.shape[1:]), rows.dtype)]) if count < size else rows
 
 

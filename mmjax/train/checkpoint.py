@@ -30,7 +30,6 @@ from mmjax.core.errors import UserError
 from mmjax.train import stored
 from mmjax.train.digest import digests, form
 from mmjax.train.state import State
-from mmjax.train.stored import Damaged
 
 FORMAT = 1
 DESCRIPTION = "mmjax.json"
@@ -75,7 +74,7 @@ class Checkpointer:
         """What `save` was given.
 
         Raises:
-          Damaged: it cannot be read, or is not what was saved.
+          stored.Damaged: it cannot be read, or is not what was saved.
         """
         return {k: v for k, v in stored.read_meta(self.directory / str(step)).items() if k not in _OWN}
 
@@ -84,7 +83,7 @@ class Checkpointer:
 
         Raises:
           UserError: names or shapes are not exactly those of `abstract`.
-          Damaged: it cannot be read, or is not what was saved.
+          stored.Damaged: it cannot be read, or is not what was saved.
         """
         state, saved, arrays = self._read(step, abstract, shardings)
         stored.check_saved(saved, digests(arrays) if saved else {})
@@ -321,7 +320,7 @@ def _read_variables(
     """The variables of a step, as its evaluators see them, and their saved digests, under the same paths.
 
     Raises:
-      Damaged: it cannot be read.
+      stored.Damaged: it cannot be read.
     """
     run = not (folder / "model").is_dir()
     meta = stored.read_meta(folder) if run else {}
@@ -372,5 +371,3 @@ def _all_damaged(directory: pathlib.Path, damaged: Mapping[int, str], there: lis
 def _say(line: str) -> None:
     if jax.process_index() == 0:
         print(line, file=sys.stderr, flush=True)
-
-

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Shaped, UInt32
 
-from mmjax.core import trees
+from mmjax.core import processes, trees
 
 _GOLDEN = np.uint32(0x9E3779B1)  # 2^32 / golden ratio: neighbours get unlike weights
 
@@ -28,7 +28,7 @@ def digests(tree: Any) -> dict[str, str]:
     With several processes all of them call it.
     """
     leaves = [(trees.path_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
-    sums = jax.device_get([_sum(_storable(leaf)) for _, leaf in leaves])
+    sums = jax.device_get([processes.settle(_sum(_storable(leaf))) for _, leaf in leaves])
     return {name: f"{describe(leaf)} {int(value):08x}" for (name, leaf), value in zip(leaves, sums, strict=True)}
 
 

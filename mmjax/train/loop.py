@@ -10,9 +10,8 @@ from types import FrameType
 from typing import Any, Protocol, runtime_checkable
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
+from mmjax.core import processes
 from mmjax.core.errors import UserError
 from mmjax.train.state import State
 
@@ -64,8 +63,7 @@ class StopSignals:
             return self.received
         if not together:
             return None
-        received = np.asarray(self.received or 0, np.int32)
-        return int(multihost_utils.process_allgather(received).max()) or None
+        return max(processes.every(self.received or 0)) or None
 
     def __enter__(self) -> "StopSignals":
         for signum in self.SIGNALS:
@@ -153,6 +151,8 @@ def run_stage(
         if len(running) > IN_FLIGHT:  # each step that waits for the devices holds its batch there
             jax.block_until_ready(running.popleft())
         due = _due(step, every, steps)
+        if due:
+            processes.settle((state, metrics))
         asked = stop.asked(together=bool(due))
         if asked:
             due.add("save")

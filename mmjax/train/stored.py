@@ -17,6 +17,7 @@ from mmjax.core import processes, trees
 from mmjax.core.errors import UserError
 from mmjax.train.digest import describe, digests
 
+
 class Damaged(Exception):
     """A step cannot be read, or does not hold what was saved."""
 
@@ -30,7 +31,7 @@ def last_whole(
 
     Args:
       there: steps, ascending; the same in all processes.
-      read: step -> (result, saved digests, the arrays that they are of). It does nothing that waits for other processes.
+      read: step -> (result, saved digests, the arrays that they are of), without waiting for another process.
 
     Returns:
       None in the place of the step if no one is whole.
@@ -143,14 +144,15 @@ def read(
     """
     tree = stored_tree(folder)
 
-    def how(path: tuple, _: Any) -> Any:
-        sharding = where(trees.path_name(path)) if where is not None else None
+    def what(path: tuple, leaf: Any) -> Any:
+        return leaf if only is None or only(trees.path_name(path)) else ocp.PLACEHOLDER
+
+    def how(path: tuple, leaf: Any) -> Any:
+        read = what(path, leaf) is not ocp.PLACEHOLDER
+        sharding = where(trees.path_name(path)) if read and where is not None else None
         if sharding is None:
             return ocp.RestoreArgs(restore_type=np.ndarray)
         return ocp.ArrayRestoreArgs(sharding=sharding)
-
-    def what(path: tuple, leaf: Any) -> Any:
-        return leaf if only is None or only(trees.path_name(path)) else ocp.PLACEHOLDER
 
     item = jax.tree_util.tree_map_with_path(what, tree)
     args = ocp.args.PyTreeRestore(item=item, restore_args=jax.tree_util.tree_map_with_path(how, tree))
@@ -169,6 +171,7 @@ def stored_tree(folder: pathlib.Path) -> Any:
 
 
 def forms(tree: Any) -> dict[str, str]:
+    """ "a/b/c" -> "float32[8,4]" for every leaf of a tree."""
     return {trees.path_name(path): describe(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 

@@ -15,7 +15,7 @@ import optax
 import pytest
 
 from mmjax.core.errors import UserError
-from mmjax.train import checkpoint
+from mmjax.train import checkpoint, stored
 from mmjax.train.state import State
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -212,7 +212,7 @@ FULL = """
 import resource, sys
 import jax, numpy as np
 from mmjax.core.errors import UserError
-from mmjax.train import checkpoint
+from mmjax.train import checkpoint, stored
 from tests_damage import make_state
 
 saver = checkpoint.Checkpointer(sys.argv[1], description={"system": {}, "config": {}})
@@ -239,3 +239,21 @@ def test_a_full_disk_keeps_what_was_finished(tmp_path):
     step, state, _ = restore(tmp_path / "c")
     assert step == 1
     assert_is_step(state, 1)
+
+
+def test_damage_that_another_process_meets_counts_for_all(monkeypatch):
+    """What one cannot read nobody takes, and what is a mistake for one ends all."""
+    told, others = [], [["damaged", "the array a is not what was saved"], None]
+
+    def every(mine):
+        told.append(mine)
+        return [mine, others[len(told) - 1]]
+
+    monkeypatch.setattr(stored.processes, "every", every)
+    read = lambda step: (f"step {step}", {}, {})  # noqa: E731
+    assert stored.last_whole([1, 2], read) == (1, "step 1", {2: "the array a is not what was saved"})
+    assert told == [None, None]  # this one has met none
+    told.clear()
+    others[0] = ["mistake", "of another state"]
+    with pytest.raises(UserError, match="of another state"):
+        stored.last_whole([1, 2], read)
