@@ -142,8 +142,8 @@ def load(
     if only is not None or place is not None:
         flat = trees.flatten(variables)
         variables, placed = {}, {}
-        for stored in list(flat):  # each array is released when it has been placed
-            tree = trees.unflatten({stored: flat.pop(stored)})
+        for at in list(flat):  # each array is released when it has been placed
+            tree = trees.unflatten({at: flat.pop(at)})
             for name, array in trees.flatten(tree if only is None else unstack_blocks(tree)).items():
                 if only is None or only(name):
                     placed[name] = array if place is None else place(name, array)

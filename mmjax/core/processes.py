@@ -164,10 +164,10 @@ def _leave(place: int, code: int) -> None:
 def settle(tree: Any) -> Any:
     """Waits for arrays where the next program may not run beside the one that makes them; returns them.
 
-    On CPUs a collective holds its thread until the other processes come to it: two programs, each started on
-    some of the devices, wait for each other for ever. Other devices run programs in the order of their dispatch.
+    On CPUs a collective holds its thread until the other devices come to it: two programs, each started on some of the
+    devices, wait for each other for ever. Other devices run programs in the order of their dispatch.
     """
-    if jax.process_count() > 1 and jax.default_backend() == "cpu":
+    if jax.device_count() > 1 and jax.default_backend() == "cpu":
         jax.block_until_ready(tree)
     return tree
 
@@ -183,7 +183,7 @@ def every(value: Any) -> list[Any]:
         return [json.loads(json.dumps(value))]
     mine = np.frombuffer(json.dumps(value).encode(), np.uint8)
     lengths = np.asarray(multihost_utils.process_allgather(np.array([len(mine)], np.int32))).ravel()
-    padded = np.zeros(int(lengths.max()), np.uint8)
+    padded = np.zeros(max(64, 1 << (int(lengths.max()) - 1).bit_length()), np.uint8)  # few shapes: each one compiles
     padded[: len(mine)] = mine
     rows = np.asarray(multihost_utils.process_allgather(padded)).reshape(len(lengths), -1)
     return [json.loads(row[:length].tobytes()) for row, length in zip(rows, lengths, strict=True)]

@@ -108,7 +108,7 @@ class DevicePrefetch:
             return jax.make_array_from_callback(local.shape, self._sharding, lambda index: local[index])
         rows = self._rows
 
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: Any) -> np.ndarray:
             """A device's rows, which follow one another, are among those that are here."""
             start, stop, _ = index[0].indices(self._batch_size)
             first = int(np.searchsorted(rows, start))

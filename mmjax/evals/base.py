@@ -153,7 +153,7 @@ class Predictor:
             return _window(array, start, count, self.batch_size)
         made: dict[tuple[int, int], np.ndarray] = {}  # devices that split a model have the same rows
 
-        def rows(index: tuple[slice, ...]) -> np.ndarray:
+        def rows(index: Any) -> np.ndarray:
             first, stop, _ = index[0].indices(self.batch_size)
             if (first, stop) not in made:
                 there = min(max(count - first, 0), stop - first)

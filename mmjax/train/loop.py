@@ -151,8 +151,8 @@ def run_stage(
         if len(running) > IN_FLIGHT:  # each step that waits for the devices holds its batch there
             jax.block_until_ready(running.popleft())
         due = _due(step, every, steps)
-        if due:
-            processes.settle((state, metrics))
+        if due and jax.process_count() > 1:
+            processes.settle((state, metrics))  # the processes exchange something next
         asked = stop.asked(together=bool(due))
         if asked:
             due.add("save")
