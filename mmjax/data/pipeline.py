@@ -188,6 +188,10 @@ class PipelineIterator(Iterator[NumpyBatch]):
         if self._reader is None:
             self._reader = self._open()
         batch = dict(next(self._reader))
+        if self.pipeline.workers:
+            # Workers hand arrays over in shared memory. The consumer's may live for as long as a step runs, or until the
+            # process ends (a device array on the CPU is the array itself): a copy lets the memory go now, in order.
+            batch = {key: np.array(array) for key, array in batch.items()}
         self.step += 1
         packed = batch.pop(DROPPED, None)
         items = [] if packed is None else ledger.unpack(packed)

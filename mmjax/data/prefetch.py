@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmjax.data.workers import shield_workers
+
 if TYPE_CHECKING:
     import jax
 
@@ -93,6 +95,7 @@ class DevicePrefetch:
         self.close()
 
     def _fill(self) -> None:
+        shield_workers()  # the first batch starts them
         try:
             while not self._stop.is_set():
                 batch = next(self._batches)

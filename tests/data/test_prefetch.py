@@ -1,3 +1,8 @@
+import os
+import pathlib
+import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -108,3 +113,37 @@ def test_close_ends_the_thread_even_when_it_waits_for_room(sharding):
     with pytest.raises(StopIteration):
         next(batches)
     batches.close()  # twice is harmless
+
+
+CTRL_C = """
+import signal, sys
+import jax
+sys.path.insert(0, {here!r})
+from test_pipeline import make
+from mmjax.data.prefetch import prefetch_to_device
+
+if __name__ == "__main__":
+    got = []
+    signal.signal(signal.SIGINT, lambda number, frame: got.append(number))
+    batches = prefetch_to_device(iter(make(workers=2)), jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    print("begun", flush=True)
+    kept = [next(batches) for _ in range(3)]  # device arrays that are there until the end
+    batches.close()
+    print(len(kept), got)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [0.0, 0.2, 1.0])
+def test_ctrl_c_while_workers_start_reaches_the_parent_alone(delay, tmp_path):
+    here = pathlib.Path(__file__).parent
+    (tmp_path / "main.py").write_text(CTRL_C.format(here=str(here)))
+    env = {**os.environ, "PYTHONPATH": str(here.parents[1])}
+    process = subprocess.Popen([sys.executable, str(tmp_path / "main.py")], env=env, text=True, start_new_session=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    assert process.stdout.readline() == "begun\n"
+    time.sleep(delay)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0 and out == "3 [2]\n", err
+    assert err == ""  # no worker's traceback, no shared memory left behind
