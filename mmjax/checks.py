@@ -1,11 +1,12 @@
 """What of a config is checked before anything is built: keys, types, names that refer to something, trained weights."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from mmjax.core import config as configs
 from mmjax.core import trees
 from mmjax.core.errors import UserError
+from mmjax.core.stacking import unstack_blocks
 from mmjax.train.stage import Stage
 from mmjax.train.writers import WRITERS
 
@@ -76,24 +77,39 @@ def check_data(data: Mapping[str, Any]) -> None:
         configs.check_types("config.data.train", train, dict.fromkeys(train, "number"))
 
 
-def check_trained(config: Mapping[str, Any], params: Mapping, stages: Iterable[Stage]) -> None:
-    """Raises UserError for a module whose weights would stay as they were drawn: no stage trains it, nothing loads it.
+def check_trained(config: Mapping[str, Any], params: Mapping, stages: Iterable[Stage], given: Collection[str]) -> None:
+    """Raises UserError for weights that would stay as they were drawn: no stage trains them, no checkpoint gives them.
 
     Args:
       config: the run's.
       params: shapes of the system's parameters.
       stages: all of the run.
+      given: paths, blocks numbered, of what `config.init` fills, or says to be random on purpose.
     """
-    if config.get("init"):
+    if config.get("init") == RANDOM:
         return
-    trained: set[str] = set()
+    flat, trained = trees.flatten(params), set[str]()
     for stage in stages:
-        trained |= set(trees.split(params, stage.train, "train")[0])
-    # Scalars begin at a value that means something; matrices are noise.
-    drawn = {path.split("/")[0] for path, leaf in trees.flatten(params).items() if leaf.ndim > 1}
-    if idle := sorted(drawn - trained):
-        raise UserError(
-            f"{', '.join(idle)} would keep random weights: no stage trains them and config.init is empty. Give a "
-            f"checkpoint, --config.init=DIR, or add them to a stage's train, as '{idle[0]}/.*'; if it is meant, "
-            f"--config.init={RANDOM}"
-        )
+        trained |= set(trees.flatten(trees.split(params, stage.train, "train")[0]))
+    numbered = trees.flatten(unstack_blocks(params))
+    kept = {path: leaf for path, leaf in flat.items() if path not in trained}
+    idle: dict[str, list[str]] = {}
+    for path, leaf in trees.flatten(unstack_blocks(trees.unflatten(kept))).items():
+        if leaf.ndim > 1 and path not in given:  # scalars and vectors begin at a value that means something
+            idle.setdefault(path.partition("/")[0], []).append(path)
+    if not idle:
+        return
+    named = []
+    for top, paths in sorted(idle.items()):
+        drawn = [path for path, leaf in numbered.items() if path.split("/")[0] == top and leaf.ndim > 1]
+        more = f" and {len(paths) - 1} more arrays" if len(paths) > 1 else ""
+        named.append(top if len(paths) == len(drawn) else f"{paths[0]}{more}")
+    pattern = named[0] if named[0] not in idle else f"{named[0]}/.*"
+    some = config.get("init")
+    why = "config.init does not give them" if some else "config.init is empty"
+    where = "Load them there" if some else "Give a checkpoint, --config.init=DIR"
+    meant = f"{{'path': '{RANDOM}', 'load': ('{pattern}',)}} in config.init" if some else f"--config.init={RANDOM}"
+    raise UserError(
+        f"{', '.join(named)} would keep random weights: no stage trains them and {why}. {where}, or add them to a "
+        f"stage's train, as '{pattern}'; if it is meant, {meant}"
+    )

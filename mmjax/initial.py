@@ -5,7 +5,7 @@
     c.init = [{"path": A, "load": ("img/.*",)}, {"path": B, "load": ("txt/.*", "txt_proj/.*"), "grow_vocab": True}]
 
 A mapping's keys:
-  path *       a checkpoint of any layout
+  path *       a checkpoint of any layout; "random" says that what `load` names here is to begin at random, and may stay
   load         patterns over the checkpoint's parameter paths ("img/.*"), default all
   skip         patterns of what to leave out of these
   rename       {pattern: replacement} from its paths to ours; the first pattern that matches a path counts
@@ -23,6 +23,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from mmjax import inputs
+from mmjax.checks import RANDOM
 from mmjax.commands import models
 from mmjax.core import trees
 from mmjax.core.config import check_keys
@@ -69,6 +70,8 @@ def entries(init: Any) -> list[Entry]:
         check_keys(where, item, KEYS)
         if not isinstance(item.get("path"), str) or not item["path"]:
             raise UserError(f"{where}.path is missing: the checkpoint to read")
+        if item["path"] == RANDOM and (reads := sorted(set(item) & {"rename", "grow_vocab", "grow_noise"})):
+            raise UserError(f"{where}.{reads[0]} is for a checkpoint; with the path {RANDOM!r} there are load and skip")
         patterns = {
             key: (item[key],) if isinstance(item[key], str) else tuple(item[key])
             for key in ("load", "skip")
@@ -97,8 +100,35 @@ def load(
         system that computes something else, or a variable that two items would fill. All this is found before the
         first tensor is read.
     """
-    flat = trees.flatten(abstract)
-    wanted = {path: tuple(leaf.shape) for path, leaf in trees.flatten(unstack_blocks(abstract)).items()}
+    flat, wanted = trees.flatten(abstract), _shapes(abstract)
+    plans = _plans(config, wanted)
+    filled = {path for entry, plan in plans if entry.path != RANDOM for path in plan.values()}
+    left = sorted(set(wanted) - filled)
+    placer = Placer(flat, trees.flatten(shardings), trees.flatten(random()) if left else None)
+    size, seed = inputs.image_size(config), int(config["seed"])
+    account = [_read(entry, plan, wanted, placer, size, seed) for entry, plan in plans if entry.path != RANDOM]
+    account.append(f"left at random: {_by_module(left, wanted)}" if left else "nothing is left at random")
+    return placer.tree(), "\n".join(account)
+
+
+def given(config: Mapping[str, Any], abstract: Mapping[str, Any]) -> set[str]:
+    """Parameters, blocks numbered, that `config.init` fills or says to be random on purpose: "img/cls", ….
+
+    Raises:
+      UserError: see `load`.
+    """
+    init, wanted = config.get("init"), _shapes(abstract)
+    if not init or isinstance(init, str):  # nothing, or everything
+        return {path.partition("/")[2] for path in wanted} if init else set()
+    return {path.partition("/")[2] for _, plan in _plans(config, wanted) for path in plan.values()}
+
+
+def _shapes(abstract: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {path: tuple(leaf.shape) for path, leaf in trees.flatten(unstack_blocks(abstract)).items()}
+
+
+def _plans(config: Mapping[str, Any], wanted: Mapping[str, tuple[int, ...]]) -> list[tuple[Entry, dict[str, str]]]:
+    """Every item of `config.init` with what it fills; no two fill the same."""
     plans = [_plan(entry, wanted, config["system"]) for entry in entries(config["init"])]
     filled: dict[str, str] = {}
     for entry, plan in plans:
@@ -106,20 +136,16 @@ def load(
         if both:
             raise UserError(f"{entry.where} and {filled[both[0]]} both give {_some(both)}: narrow their load or skip")
         filled |= dict.fromkeys(plan.values(), entry.where)
-    left = sorted(set(wanted) - set(filled))
-    placer = Placer(flat, trees.flatten(shardings), trees.flatten(random()) if left else None)
-    size, seed = inputs.image_size(config), int(config["seed"])
-    account = [_read(entry, plan, wanted, placer, size, seed) for entry, plan in plans]
-    account.append(f"left at random: {_by_module(left, wanted)}" if left else "nothing is left at random")
-    return placer.tree(), "\n".join(account)
+    return plans
 
 
 def _plan(
     entry: Entry, wanted: Mapping[str, tuple[int, ...]], system: Mapping[str, Any]
 ) -> tuple[Entry, dict[str, str]]:
     """The entry, and which path of its checkpoint fills which of ours, checked without reading a tensor."""
-    theirs = models.read_system(entry.path)
-    shapes = models.shapes(theirs)
+    random = entry.path == RANDOM
+    theirs = system if random else models.read_system(entry.path)
+    shapes = wanted if random else models.shapes(theirs)
     paths = {path.partition("/")[2]: path for path in shapes}  # patterns do not say the collection
     trees.check_patterns(paths, entry.load, f"{entry.where}.load of {entry.path}:")
     trees.check_patterns(paths, entry.skip, f"{entry.where}.skip of {entry.path}:")
@@ -146,6 +172,8 @@ def _plan(
             f"{entry.where} {entry.path} does not fit the system: missing {missing[:_NAMED]}, "
             f"unused {unused[:_NAMED]}, shapes {wrong[:_NAMED]}" + "".join(f"; {hint}" for hint in hints)
         )
+    if random:
+        return entry, plan
     tops = {ours.split("/")[1] for path, ours in plan.items() if path.split("/")[1] == ours.split("/")[1]}
     inputs.check_same_computation(entry.path, theirs, system, {"", "img", "txt"} if entry.whole else tops)
     return entry, plan

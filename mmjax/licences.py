@@ -56,7 +56,7 @@ def of_run(config: Mapping[str, Any]) -> list[Entry]:
     """The ledger of a run: of the weights that it begins with (with all that went into them), of data and tokenizer."""
     found: list[Entry] = []
     for item in initial.entries(config["init"]) if config.get("init") not in (None, "", RANDOM) else []:
-        found += models.licences_of(item.path)
+        found += [] if item.path == RANDOM else models.licences_of(item.path)
     tokenizer = config.get("tokenizer", {})
     if tokenizer.get("spec"):
         found += of_tokenizer(tokenizer["spec"])

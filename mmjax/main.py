@@ -70,7 +70,7 @@ def train(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
         variables = shd.unbox(boxed)
         # Patterns that match nothing are found now, not when their stage begins; nothing is written before.
         if not begun:
-            checks.check_trained(config, variables["params"], stages.values())
+            checks.check_trained(config, variables["params"], stages.values(), initial.given(config, variables))
         plans = {name: optimizer(stage, variables, shardings, mesh) for name, stage in stages.items()}
         firsts = {name: jax.jit(functools.partial(begin, stages[name], tx), out_shardings=placed)
                   for name, (tx, placed) in plans.items()}  # fmt: skip

@@ -294,6 +294,13 @@ MISTAKES: list[Mistake] = [
     config("no regular expression", {"stages/train/train": ["img/("]}, r"train 'img/\(' is not a regular expression"),
     config("frozen tower of random weights", {"stages/train/train": ["txt.*/.*", "log_scale"]},
            r"img, img_proj would keep random weights.*--config\.init=DIR"),
+    config("frozen tower that a part of a checkpoint leaves random",
+           {"init": {"path": "{dir}/model", "load": ["txt/.*", "txt_proj/.*"]}, "stages/train/train": ["txt.*/.*"]},
+           r"img, img_proj would keep random weights: .*config\.init does not give them.*'path': 'random', 'load': "
+           r"\('img/\.\*',\)\} in config\.init", needs=("model",)),
+    config("frozen positions that are not loaded",
+           {"init": {"path": "{dir}/model", "skip": ["img/pos"]}, "stages/train/train": ["txt.*/.*"]},
+           r": img/pos would keep random weights: .*as 'img/pos'; if it is meant", needs=("model",)),
     # ------------------------------------------------------------ sources
     override("no source", "--config.data.train=", r"config\.data\.train is empty: give a source, e\.g\."),
     override("unknown source", "--config.data.train=emojo:val", r"unknown data source: 'emojo'.*did you mean 'emoji'"),
@@ -422,6 +429,9 @@ MISTAKES: list[Mistake] = [
     convert("activation that does not exist", r"'swish2'",
             edit("hf/config.json", {"vision_config/hidden_act": "swish2"})),
     convert("a missing tensor", r"missing.*" + QK, rename(QK, "text_model.more")),
+    convert("a tokenizer that pads on the left",
+            r"tokenizer_config\.json: padding_side = 'left', but CLIP's and SigLIP's text towers .* set it to 'right'",
+            write("hf/tokenizer_config.json", '{"padding_side": "left"}')),
     convert("an unknown model", r"bert", edit("hf/config.json", {"model_type": "bert"})),
     convert("output that is not empty", r"out is not empty; --force replaces", write("out/a", "")),
     convert("output over the input", r"the output .* is or holds the input", None, "--output={dir}/hf"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mmjax import initial, systems
+from mmjax.checks import check_trained
 from mmjax.commands import models
 from mmjax.core import sharding as shd
 from mmjax.core import trees
@@ -15,6 +16,7 @@ from mmjax.core.errors import UserError
 from mmjax.core.placement import Placer
 from mmjax.core.stacking import stack_blocks, unstack_blocks
 from mmjax.train import checkpoint
+from mmjax.train.stage import make_stage
 
 IMG = {"image_size": 16, "patch": 8, "width": 16, "depth": 3, "heads": 2}
 TXT = {"vocab": 20, "length": 6, "width": 8, "depth": 1, "heads": 2}
@@ -133,6 +135,31 @@ def test_two_checkpoints_and_new_names(saved: pathlib.Path, tmp_path: pathlib.Pa
     assert "renamed: params/img/transformer/block_0/" in account and "(mmjax)" in account
 
 
+@pytest.mark.parametrize("scan", [False, True])
+def test_what_is_meant_to_be_random(scan: bool, saved: pathlib.Path) -> None:
+    system, stage = {**SYSTEM, "scan": scan}, make_stage("s", {"steps": 1, "lr": 1.0, "train": ["txt/.*"]})
+    init: list = [{"path": str(saved), "load": ("txt.*", "log_scale"), "skip": ("txt/embed/embedding",)}]
+    batch = {"image": np.zeros((1, 16, 16, 3), np.uint8), "ids": np.zeros((1, 6), np.int32)}
+    batch["valid"] = np.ones((1, 6), bool)
+    params = shd.unbox(jax.eval_shape(lambda: systems.build(system).init(jax.random.key(0), batch)))
+
+    def check(*more: dict) -> None:
+        config = {"init": [*init, *more], "system": system}
+        check_trained(config, params["params"], [stage], initial.given(config, params))
+
+    with pytest.raises(UserError, match="img, img_proj would keep random weights"):
+        check()
+    with pytest.raises(UserError, match=r"^img/\S+ and \d+ more arrays would keep"):
+        check({"path": "random", "load": ("img_proj/.*", "img/pos")})
+    check({"path": "random", "load": ("img.*",)})
+    start, made, account = begin([*init, {"path": "random", "load": ("img.*",)}], system)
+    expected = numbers(SYSTEM, 1)
+    for path, array in made.items():
+        loaded = path.startswith(("params/txt", "params/log_scale")) and "embedding" not in path
+        assert np.array_equal(array, (expected if loaded else start)[path]), path
+    assert "left at random: img " in account
+
+
 def test_a_larger_vocabulary_and_larger_images(saved: pathlib.Path) -> None:
     system = {**SYSTEM, "txt": {**TXT, "vocab": 23}, "img": {**IMG, "image_size": 32}}
     _, made, account = begin({"path": str(saved), "grow_vocab": True}, system)
@@ -162,6 +189,9 @@ def test_a_larger_vocabulary_and_larger_images(saved: pathlib.Path) -> None:
         ({"load": ("img/.*",)}, {"img": {**IMG, "depth": 2}}, r"unused \['params/img/transformer/block_2"),
         ([{"load": ("img/.*",)}, {"load": ("img/cls",)}], {}, r"config.init\[1\] and config.init\[0\] both give"),
         ([3], {}, r"config.init\[0\] is 3"),
+        ([{}, {"path": "random", "load": ("img/.*",)}], {}, r"config.init\[1\] and config.init\[0\] both give"),
+        ({"path": "random", "rename": {"img/cls": "img/pos"}}, {}, r"config.init.rename is for a checkpoint"),
+        ({"path": "random", "load": ("imgs/.*",)}, {}, r"config.init.load of random: .*'imgs/\.\*'"),
         ("whole", {"img": {**IMG, "act": "gelu"}}, "img.act: 'quick_gelu' there, 'gelu' here"),
         ({"load": ("txt/.*",)}, {"txt": {**TXT, "eps": 1e-6}}, "txt.eps: 1e-05 there, 1e-06 here"),
     ],

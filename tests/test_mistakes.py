@@ -45,7 +45,7 @@ def prepare(model, golden, tmp_path):
     """Makes the folder that a mistake needs; returns its command line."""
 
     def make(mistake):
-        (tmp_path / "config.py").write_text(mistakes.config_text(mistake.change))
+        (tmp_path / "config.py").write_text(mistakes.config_text(mistake.change).replace("{dir}", str(tmp_path)))
         for name in mistake.needs:
             shutil.copytree({"model": model, "hf": golden / "clip" / "hf_a"}[name], tmp_path / name)
         if mistake.setup is not None:

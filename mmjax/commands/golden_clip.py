@@ -13,6 +13,8 @@ from mmjax import systems
 from mmjax.commands import models
 from mmjax.commands.golden import Arrays, Runner, Unable
 from mmjax.core import trees
+from mmjax.core.errors import UserError
+from mmjax.core.padding import check_right_padded
 from mmjax.core.types import Batch, total
 from mmjax.data.tokenizers import ClipBPE
 from mmjax.losses.fixtures import run_loss
@@ -84,6 +86,11 @@ class ClipRunner:
                 valid = valid_until_end(inputs[name], self.eos_id)
                 batch |= {"ids": jnp.asarray(inputs[name], jnp.int32), "valid": jnp.asarray(valid)}
         kept = inputs.get("attention_mask", 1)
+        if "attention_mask" in inputs:
+            try:
+                check_right_padded(kept, "attention_mask")
+            except UserError as error:
+                raise Unable(str(error)) from error
         if not self.loaded.system["txt"].get("causal", True):  # every token sees all others that the mask leaves
             seen = np.broadcast_to(np.asarray(kept, bool), inputs[text].shape) if (text := self._text(inputs)) else None
             self.model = self._build(mask_padding=seen is not None and not seen.all())

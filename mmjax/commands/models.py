@@ -27,6 +27,7 @@ ORIGIN = "origin"  # in the config of an mmjax checkpoint: what the published on
 
 
 CLIP_VOCAB = 49_408
+TOKENIZER_CONFIG = "tokenizer_config.json"  # beside Hugging Face's weights
 HF_LARGEST = 2  # the eos_token_id by which transformers means the largest id of a text
 OPENAI_SPECIALS = ("<|startoftext|>", "<|endoftext|>")  # OpenAI's and Hugging Face's spelling
 
@@ -130,6 +131,8 @@ def load(
     if not is_mmjax(path):
         if step is not None:
             raise UserError(f"{path} is no checkpoint of mmjax and has no steps, so step {step} means nothing")
+        if only is None or only("params/txt/pos"):
+            _check_padding_side(path)
         loaded = surgery.load(path, shapes, image_size=image_size, only=only, place=place)
         account = loaded.account.summary()
         layout, terms = loaded.origin.layout, licences_of(path)
@@ -240,6 +243,17 @@ def _vocabulary(path: pathlib.Path) -> pathlib.Path | None:
     """The SentencePiece vocabulary of a published checkpoint."""
     found = (path if path.is_dir() else path.parent) / SPIECE
     return found if found.is_file() else None
+
+
+def _check_padding_side(path: pathlib.Path) -> None:
+    """Raises UserError for a published tokenizer that pads on the left: the positions were trained for other places."""
+    found = (path if path.is_dir() else path.parent) / TOKENIZER_CONFIG
+    side = files.read_json(found).get("padding_side", "right") if found.is_file() else "right"
+    if side != "right":
+        raise UserError(
+            f"{found}: padding_side = {side!r}, but CLIP's and SigLIP's text towers read texts padded on the right; if "
+            f"the weights were trained so, as all that OpenAI, Google and open_clip publish, set it to 'right' there"
+        )
 
 
 def tokenizer_of(model: Model) -> Tokenizer | None:

@@ -16,6 +16,7 @@ import numpy as np
 from absl import flags, logging
 
 from mmjax.core.errors import UserError
+from mmjax.core.padding import check_right_padded
 from mmjax.data import ledger
 from mmjax.data.load import Check, Examples, Load
 from mmjax.data.workers import follow_parent
@@ -189,8 +190,8 @@ class PipelineIterator(Iterator[NumpyBatch]):
             self._reader = self._open()
         batch = dict(next(self._reader))
         if self.pipeline.workers:
-            # Workers hand arrays over in shared memory. The consumer's may live for as long as a step runs, or until the
-            # process ends (a device array on the CPU is the array itself): a copy lets the memory go now, in order.
+            # Workers hand arrays over in shared memory, which a consumer may hold until the process ends (on the CPU a
+            # device array is the array itself): a copy lets the memory go now, in order.
             batch = {key: np.array(array) for key, array in batch.items()}
         self.step += 1
         packed = batch.pop(DROPPED, None)
@@ -315,6 +316,7 @@ class _Batches:
         rows = [self.samples[step * self.batch_size + int(row)] for row in self.rows if row < there]
         numbers, images, texts, dropped = zip(*rows, strict=True)
         ids, valid = self.tokenizer.batch(list(texts), self.length)
+        check_right_padded(valid, f"{type(self.tokenizer).__name__}.batch")
         batch = {"image": np.stack(images), "ids": ids, "valid": valid, "index": np.array(numbers, np.int64)}
         bad = [item for items in dropped for item in items]
         return batch if not bad else {**batch, DROPPED: ledger.pack(bad)}

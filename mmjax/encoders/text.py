@@ -4,11 +4,13 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Integer
 
 from mmjax.core.errors import UserError
+from mmjax.core.padding import check_right_padded
 from mmjax.nn import masks
 from mmjax.nn.dense import BlockInit, clip_text_init, constrain, normal, partitioned
 from mmjax.nn.norm import LayerNorm
@@ -68,8 +70,11 @@ class TextTransformer(nn.Module):
         """Encodes token ids, padded at the end.
 
         Raises:
-          UserError: more tokens than positions, or a pool that does not exist.
+          UserError: more tokens than positions, a pool that does not exist, or (for arrays of the host, whose values
+            are known here) a row that is not padded at its end.
         """
+        if isinstance(valid, np.ndarray):
+            check_right_padded(valid, "text encoder")
         if self.pool not in POOLS:
             raise UserError(f"text encoder: pool {self.pool!r} is one of {POOLS}")
         if ids.shape[1] > self.length:

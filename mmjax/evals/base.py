@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float32, Int32, Shaped
 
 from mmjax.core import processes
 from mmjax.core.errors import UserError
+from mmjax.core.padding import check_right_padded
 from mmjax.core.sharding import BATCH_AXES, batch_sharding, replicated, use_mesh
 
 Value = tuple[str, float]
@@ -108,7 +109,12 @@ class Predictor:
         return self("embed_image", images)
 
     def embed_text(self, ids: Int32[np.ndarray, "N T"], valid: Bool[np.ndarray, "N T"]) -> Float32[np.ndarray, "N E"]:
-        """Normalised text embeddings of token ids and their validity."""
+        """Normalised text embeddings of token ids and their validity.
+
+        Raises:
+          UserError: see `__call__`; or a row that is not padded on the right.
+        """
+        check_right_padded(valid, "embed_text")
         return self("embed_text", ids, valid)
 
     def __call__(self, method: str, *inputs: Rows) -> Shaped[np.ndarray, "N ..."]:

@@ -116,3 +116,15 @@ def test_the_end_of_a_text() -> None:
         1,
         1,
     ]  # absent: position 0, as theirs
+
+
+def test_a_mask_that_is_padded_on_the_left_is_no_input(broken: pathlib.Path, capsys) -> None:
+    meta = json.loads((broken / "meta.json").read_text())
+    ids = safetensors.numpy.load_file(broken / "io.safetensors")["encode/in/text"]
+    mask = np.ones_like(ids)
+    mask[1, :3] = 0
+    meta["tasks"]["encode"]["inputs"]["attention_mask"] = "int64"
+    (broken / "meta.json").write_text(json.dumps(meta))
+    edit(broken / "io.safetensors", **{"encode/in/attention_mask": mask})
+    assert run(broken) == 1
+    assert "attention_mask: row 1 has its padding on the left: tokens at 3" in capsys.readouterr().out

@@ -84,3 +84,10 @@ def test_initial_scales():
 def test_too_many_tokens_are_an_error(params):
     with pytest.raises(UserError, match="texts of 9 tokens, but the text encoder has 8 positions"):
         NET.apply(params, jnp.zeros((1, 9), jnp.int32), jnp.ones((1, 9), bool))
+
+
+def test_padding_on_the_wrong_side_is_refused_where_it_can_be_seen(params):
+    valid = np.asarray(VALID)
+    with pytest.raises(UserError, match=r"text encoder: row 1 has its padding on the left: tokens at 3 to 7"):
+        NET.apply(params, IDS, valid[:, ::-1])
+    np.testing.assert_allclose(NET.apply(params, IDS, valid).pooled, APPLY(params, IDS, VALID).pooled, atol=1e-5)

@@ -75,3 +75,11 @@ def test_errors_name_the_thing():
         predictor.embed_image(pictures(0))
     with pytest.raises(UserError, match="not finite for 2 of 2"):
         predictor.replace({"params": {"scale": jnp.float32(jnp.nan)}}).embed_image(pictures(2))
+
+
+def test_texts_padded_on_the_left_or_with_holes_are_refused():
+    ids = np.asarray([[3, 4, 0], [0, 3, 4]], np.int32)
+    with pytest.raises(UserError, match=r"embed_text: row 1 has its padding on the left: tokens at 1 to 2; .*right"):
+        Predictor(Means(), VARIABLES).embed_text(ids, ids > 0)
+    with pytest.raises(UserError, match=r"embed_text: row 0 has a hole: tokens from 0 to 2, but not at 1"):
+        Predictor(Means(), VARIABLES).embed_text(ids, np.asarray([[1, 0, 1], [1, 1, 1]], bool))
