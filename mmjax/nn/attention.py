@@ -12,6 +12,24 @@ from mmjax.nn.norm import LayerNorm
 from mmjax.nn.position import Rope, rotate
 
 
+@jax.custom_vjp
+def softmax(scores: Float[Array, "*batch S"]) -> Float[Array, "*batch S"]:
+    """Over the last axis. The gradient is `p (g - Σ g p)`, from the result alone: jax.nn's keeps exponentials, too."""
+    return jax.nn.softmax(scores, axis=-1)
+
+
+def _softmax(scores: Array) -> tuple[Array, Array]:
+    p = softmax(scores)
+    return p, p
+
+
+def _softmax_back(p: Array, g: Array) -> tuple[Array]:
+    return (p * (g - (g * p).sum(-1, keepdims=True)),)
+
+
+softmax.defvjp(_softmax, _softmax_back)
+
+
 def attend(
     q: Float[Array, "B T N H"],
     k: Float[Array, "B S K H"],
@@ -43,7 +61,7 @@ def attend(
         scores = scores + bias.astype(jnp.float32)
     if mask is not None:
         scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    weights = softmax(scores).astype(v.dtype)
     if drop is not None:
         weights = drop(weights)
     out = jnp.einsum("BKGTS,BSKH->BTKGH", weights.reshape(B, K, N // K, T, S), v)
