@@ -5,7 +5,7 @@
 Makes a CLIP of Hugging Face's layout with random weights as sharded safetensors and as one and several torch archives,
 and of mmjax's own, and loads each in a process of its own into arrays on the devices. A row passes if the peak of the
 resident memory above that of a process that has only imported everything is at most 1.3 x the largest file + the bytes
-of the arrays.
+of the arrays; of mmjax's own, twice the arrays: there is no second copy of them on the host.
 """
 
 import argparse
@@ -141,7 +141,7 @@ def main() -> int:
             command = [sys.executable, __file__, "--load", str(where)]
             run = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
             found = json.loads(run.stdout.splitlines()[-1])
-            allowed = ALLOWED * max(sizes) + found["arrays"]
+            allowed = 2 * found["arrays"] if form == "mmjax" else ALLOWED * max(sizes) + found["arrays"]
             failed += found["peak"] > allowed
             values = (sum(sizes), max(sizes), found["arrays"], found["peak"], allowed)
             columns = "".join(f"{value / 1e6:10.1f}" for value in values)
