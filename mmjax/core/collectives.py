@@ -204,8 +204,8 @@ def _group(line: str, kind: str, devices: int) -> tuple[int, ...]:
         if match[3]:
             order = order.transpose(_numbers(match[3]))
         return tuple(order.reshape(_numbers(match[1]))[0].tolist())
-    listed = _LISTED.search(line)
-    groups = re.findall(r"\{([\d,]*)\}", listed[1]) if listed else []
+    explicit = _LISTED.search(line)
+    groups = re.findall(r"\{([\d,]*)\}", explicit[1]) if explicit else []
     return tuple(_numbers(groups[0])) if groups else tuple(range(devices))
 
 

@@ -5,6 +5,7 @@ Three mesh axes: `data` (batch only), `fsdp` (batch, and parameters and optimize
 """
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,13 +22,14 @@ MESH_AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
 AnyMesh = Mesh | AbstractMesh  # an abstract one is enough to trace and lower for devices that are not there
 
-# Logical axis -> mesh axis. A name that is not here is an error when a parameter uses it (see param_shardings).
+# Logical axis -> mesh axis. A name that is not here is an error when a parameter or an activation uses it.
 RULES: tuple[tuple[str, Any], ...] = (
     ("batch", BATCH_AXES),
     ("embed", "fsdp"),
     ("heads", "tensor"),
     ("mlp", "tensor"),
     ("vocab", "tensor"),
+    ("queue", "tensor"),
     ("layers", None),
 )
 
@@ -62,6 +64,48 @@ def use_mesh(mesh: Mesh) -> Iterator[Mesh]:
     """Makes the mesh and the logical rules current: `with mesh:` alone lowers no constraint in JAX >= 0.10."""
     with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
         yield mesh
+
+
+def constrain(x: jax.Array, *names: str | None) -> jax.Array:
+    """Says where an array of a computation lives, by the logical names of its axes; so its gradient, too.
+
+    A no-op where no rules or no mesh are in force. An axis stays whole if its mesh axes do not divide it: three heads
+    on two devices are computed on both.
+
+    Args:
+      names: one per axis; "batch" for the leading axis of activations, "heads" and "mlp" for the widths that `tensor`
+        splits, None for the others. The residual stream's width is None: "embed" is for parameters.
+
+    Raises:
+      UserError: a name that RULES does not know.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or not nn.get_logical_axis_rules():
+        return x
+    table = dict(RULES)
+    if unknown := [name for name in names if name is not None and name not in table]:
+        raise UserError(f"activation {x.shape}: logical axis {unknown} has no rule; known: {sorted(table)}")
+    spec = P(*(None if name is None else table[name] for name in names))
+    return jax.lax.with_sharding_constraint(x, _fit(spec, x.shape, mesh))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def gathered(kernel: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
+    """A parameter as a computation reads it: whole along `fsdp`, still split along `tensor`.
+
+    Without it the partitioner is free to leave the parameter where it is and to move activations instead, which it
+    does where a batch is small. The gradient is sent to where the parameter lives.
+
+    Args:
+      names: the logical axes of the parameter, None for an axis without one.
+    """
+    return constrain(kernel, *(None if name == "embed" else name for name in names))
+
+
+gathered.defvjp(
+    lambda kernel, names: (gathered(kernel, names), None),
+    lambda names, _, grad: (constrain(grad, *names),),
+)
 
 
 def batch_sharding(mesh: AnyMesh) -> NamedSharding:

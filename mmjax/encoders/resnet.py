@@ -2,32 +2,46 @@
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from mmjax.core.errors import UserError
+from mmjax.core.sharding import constrain, gathered
 from mmjax.core.types import FIXED
 from mmjax.encoders.vit import VisionOutput
 from mmjax.nn.attention import attend
-from mmjax.nn.dense import Dense, constrain, fan_in_normal, normal, partitioned, torch_uniform
-from mmjax.nn.transformer import REMAT
+from mmjax.nn.dense import Dense, fan_in_normal, normal, partitioned, torch_uniform, zeros
+from mmjax.nn.transformer import remat_policy
 
 _EPS = 1e-5
 _MOMENTUM = 0.9  # of the running statistics; torch calls it 0.1
 
 
-def _conv(features: int, kernel: int, stride: int, dtype: DTypeLike, name: str) -> nn.Conv:
-    pad = kernel // 2  # explicit: "SAME" pads a strided convolution on one side only, torch on both
-    return nn.Conv(
-        features,
-        (kernel, kernel),
-        (stride, stride),
-        padding=((pad, pad), (pad, pad)),
-        use_bias=False,
-        kernel_init=partitioned(torch_uniform, None, None, None, "embed"),
-        dtype=dtype,
-        name=name,
-    )
+class Conv(nn.Module):
+    """A k×k convolution without bias, padded by k // 2: float[B, Y, X, C] -> float[B, y, x, F]; kernel [k, k, C, F].
+
+    The channels that come out are split over the devices of `tensor`; what goes in is gathered there.
+    """
+
+    features: int
+    size: int = 1
+    stride: int = 1
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B Y X C"]) -> Float[Array, "B y x F"]:
+        axes, shape = (None, None, "embed", "mlp"), (self.size, self.size, x.shape[-1], self.features)
+        kernel = self.param("kernel", partitioned(torch_uniform, *axes), shape, jnp.float32)
+        pad = self.size // 2  # explicit: "SAME" pads a strided convolution on one side only, torch on both
+        y = lax.conv_general_dilated(
+            constrain(x.astype(self.dtype), "batch", None, None, None),
+            gathered(kernel.astype(self.dtype), axes),
+            (self.stride, self.stride),
+            ((pad, pad), (pad, pad)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        return constrain(y, "batch", None, None, "mlp")
 
 
 class BatchNorm(nn.BatchNorm):
@@ -41,8 +55,11 @@ class BatchNorm(nn.BatchNorm):
 
 
 def _norm(train: bool, dtype: DTypeLike, name: str, zero: bool = False) -> BatchNorm:
-    gain = nn.initializers.zeros_init() if zero else nn.initializers.ones_init()
-    return BatchNorm(train=train, momentum=_MOMENTUM, epsilon=_EPS, scale_init=gain, dtype=dtype, name=name)
+    gain = partitioned(zeros if zero else nn.initializers.ones_init(), "mlp")  # split as the channels are
+    shift = partitioned(zeros, "mlp")
+    return BatchNorm(
+        train=train, momentum=_MOMENTUM, epsilon=_EPS, scale_init=gain, bias_init=shift, dtype=dtype, name=name
+    )
 
 
 class Bottleneck(nn.Module):
@@ -58,15 +75,15 @@ class Bottleneck(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B Y X C"], train: bool) -> Float[Array, "B y x c"]:
         out, window = 4 * self.width, (self.stride, self.stride)
-        y = nn.relu(_norm(train, self.dtype, "bn1")(_conv(self.width, 1, 1, self.dtype, "conv1")(x)))
-        y = nn.relu(_norm(train, self.dtype, "bn2")(_conv(self.width, 3, 1, self.dtype, "conv2")(y)))
+        y = nn.relu(_norm(train, self.dtype, "bn1")(Conv(self.width, dtype=self.dtype, name="conv1")(x)))
+        y = nn.relu(_norm(train, self.dtype, "bn2")(Conv(self.width, 3, dtype=self.dtype, name="conv2")(y)))
         if self.stride > 1:
             y = nn.avg_pool(y, window, window)
-        y = _norm(train, self.dtype, "bn3", zero=True)(_conv(out, 1, 1, self.dtype, "conv3")(y))
+        y = _norm(train, self.dtype, "bn3", zero=True)(Conv(out, dtype=self.dtype, name="conv3")(y))
         if self.stride > 1 or x.shape[-1] != out:
             if self.stride > 1:
                 x = nn.avg_pool(x, window, window)
-            x = _norm(train, self.dtype, "down_bn")(_conv(out, 1, 1, self.dtype, "down_conv")(x))
+            x = _norm(train, self.dtype, "down_bn")(Conv(out, dtype=self.dtype, name="down_conv")(x))
         return nn.relu(y + x)
 
 
@@ -90,7 +107,8 @@ class AttentionPool(nn.Module):
         k = Dense(C, ("embed", "heads"), kernel_init=fan_in_normal, dtype=self.dtype, name="k")(x)
         v = Dense(C, ("embed", "heads"), kernel_init=fan_in_normal, dtype=self.dtype, name="v")(x)
         q, k, v = q.reshape(B, 1, *heads), k.reshape(B, P + 1, *heads), v.reshape(B, P + 1, *heads)
-        y = attend(q, k, v, scale=heads[1] ** -0.5).reshape(B, C)
+        q, k, v = (constrain(x, "batch", None, "heads", None) for x in (q, k, v))
+        y = constrain(attend(q, k, v, scale=heads[1] ** -0.5).reshape(B, C), "batch", "heads")
         return Dense(self.features, ("heads", "embed"), kernel_init=fan_in_normal, dtype=self.dtype, name="out")(y)
 
 
@@ -135,16 +153,15 @@ class ModifiedResNet(nn.Module):
         x = image.astype(self.dtype)
         stem = ((self.width // 2, 2), (self.width // 2, 1), (self.width, 1))
         for i, (features, stride) in enumerate(stem, start=1):
-            x = _conv(features, 3, stride, self.dtype, f"conv{i}")(x)
+            x = Conv(features, 3, stride, self.dtype, name=f"conv{i}")(x)
             x = nn.relu(_norm(train, self.dtype, f"bn{i}")(x))
         x = nn.avg_pool(x, (2, 2), (2, 2))
-        policy, block = REMAT[self.remat], Bottleneck
+        policy, block = remat_policy(self.remat), Bottleneck
         if policy is not None:
             block = nn.remat(Bottleneck, policy=policy, static_argnums=(2,))  # 2: train
         for i, depth in enumerate(self.layers):
             for j in range(depth):
                 stride = 2 if i > 0 and j == 0 else 1
                 x = block(self.width * 2**i, stride, self.dtype, name=f"layer{i + 1}_{j}")(x, train)
-            x = constrain(x, "batch", None, None, None)
-        tokens = x.reshape(len(x), -1, channels)  # [B, Y/32 * X/32, 32*width]
+        tokens = constrain(x.reshape(len(x), -1, channels), "batch", None, None)  # [B, Y/32 * X/32, 32*width]
         return VisionOutput(tokens, AttentionPool(heads, self.features, self.dtype, name="attnpool")(tokens))

@@ -11,8 +11,9 @@ from jaxtyping import Bool, Integer
 
 from mmjax.core.errors import UserError
 from mmjax.core.padding import check_right_padded
+from mmjax.core.sharding import constrain
 from mmjax.nn import masks
-from mmjax.nn.dense import BlockInit, clip_text_init, constrain, normal, partitioned
+from mmjax.nn.dense import BlockInit, Embed, clip_text_init, normal
 from mmjax.nn.norm import LayerNorm
 from mmjax.nn.patch import AnyArray
 from mmjax.nn.transformer import BlockSpec, Inputs, Transformer
@@ -79,10 +80,9 @@ class TextTransformer(nn.Module):
             raise UserError(f"text encoder: pool {self.pool!r} is one of {POOLS}")
         if ids.shape[1] > self.length:
             raise UserError(f"texts of {ids.shape[1]} tokens, but the text encoder has {self.length} positions")
-        table = partitioned(normal(0.02), "vocab", "embed")
-        embed = nn.Embed(self.vocab, self.width, self.dtype, embedding_init=table, name="embed")
+        embed = Embed(self.vocab, self.width, normal(0.02), self.dtype, name="embed")
         pos = self.param("pos", normal(0.01), (self.length, self.width), jnp.float32).astype(self.dtype)
-        x = constrain(embed(ids) + pos[None, : ids.shape[1]], "batch", None, None)
+        x = constrain(embed(jnp.asarray(ids)) + pos[None, : ids.shape[1]], "batch", None, None)
         x = nn.Dropout(self.dropout, name="drop")(x, deterministic=not train)
         spec = BlockSpec(
             heads=self.heads,
@@ -101,6 +101,6 @@ class TextTransformer(nn.Module):
         x = stack(x, Inputs(mask=seen), train=train)
         x = LayerNorm(self.eps, self.dtype, name="norm_final")(x)
         if self.pool == "last":
-            return TextOutput(x, x[:, -1])
+            return TextOutput(x, constrain(x[:, -1], "batch", None))
         end = jnp.asarray(valid).sum(axis=1, dtype=jnp.int32) - 1  # [B]
-        return TextOutput(x, jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0])
+        return TextOutput(x, constrain(jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0], "batch", None))

@@ -10,8 +10,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from mmjax.core.errors import UserError
+from mmjax.core.sharding import constrain
 from mmjax.nn.attention import MultiHeadAttention
-from mmjax.nn.dense import BlockInit, Initializer, constrain, normal, torch_init, torch_uniform
+from mmjax.nn.dense import BlockInit, Initializer, normal, torch_init, torch_uniform
 from mmjax.nn.mlp import Mlp
 from mmjax.nn.norm import LayerNorm
 from mmjax.nn.patch import PatchEmbed
@@ -128,7 +129,7 @@ class ViT(nn.Module):
             pooled = x[:, 0] if self.pool == "cls" else patches.mean(axis=1)
         if self.norm_post == "pooled":
             pooled = LayerNorm(self.eps, self.dtype, name="norm_post")(pooled)
-        return VisionOutput(x, pooled)
+        return VisionOutput(x, constrain(pooled, "batch", None))
 
     def _drop_patches(self, x: Float[Array, "B P D"]) -> Float[Array, "B Q D"]:
         """Keeps a random subset of the patches, another one for each example, in order."""

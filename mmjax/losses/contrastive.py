@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from mmjax.core.errors import UserError
+from mmjax.core.sharding import constrain
 from mmjax.core.types import Term
 from mmjax.losses import tiles
 
@@ -55,7 +56,7 @@ def softmax_contrastive(
     """
     img, txt, scale = _checked(img, txt, scale, form, block)
     if form == "plain":
-        logits = tiles.products(scale * img, txt)
+        logits = _all_pairs(scale * img, txt)
         log_p = jax.nn.log_softmax(logits, axis=1) + jax.nn.log_softmax(logits, axis=0)
         total = -0.5 * jnp.sum(jnp.where(_diagonal(len(img)), log_p, 0.0))
     else:
@@ -100,7 +101,7 @@ def sigmoid_contrastive(
     img, txt, scale = _checked(img, txt, scale, form, block)
     bias = jnp.asarray(bias, jnp.float32)
     if form == "plain":
-        logits = tiles.products(scale * img, txt) + bias
+        logits = _all_pairs(scale * img, txt) + bias
         total = jnp.sum(jax.nn.softplus(jnp.where(_diagonal(len(img)), -logits, logits)))
     else:
         total = _tiled(tiles.SIGMOID, form, block, axis, scale * img, txt, bias)
@@ -118,6 +119,11 @@ def _checked(img: Array, txt: Array, scale: Array | float, form: str, block: int
             'the forms "blocked" and "ring"'
         )
     return img.astype(jnp.float32), txt.astype(jnp.float32), jnp.asarray(scale, jnp.float32)
+
+
+def _all_pairs(rows: Float[Array, "B D"], cols: Float[Array, "B D"]) -> Float[Array, "B B"]:
+    # every device computes the rows of its images, for which it needs all texts: one gather of B·D
+    return constrain(tiles.products(constrain(rows, "batch", None), constrain(cols, None, None)), "batch", None)
 
 
 def _diagonal(batch: int) -> Bool[Array, "B B"]:

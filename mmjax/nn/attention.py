@@ -7,6 +7,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from mmjax.core.errors import UserError
+from mmjax.core.sharding import constrain
 from mmjax.nn.dense import BlockInit, Dense, Initializer, normal, normal_init
 from mmjax.nn.norm import LayerNorm
 from mmjax.nn.position import Rope, rotate
@@ -129,11 +130,13 @@ class MultiHeadAttention(nn.Module):
             bias = None if bias is None else jnp.pad(bias, ((0, 0), (0, 0), (0, 0), (0, 1)))
             mask = None if mask is None else jnp.pad(mask, ((0, 0), (0, 0), (0, 0), (0, 1)), constant_values=True)
         q, k, v = q.reshape(B, T, N, H), k.reshape(B, -1, K, H), v.reshape(B, -1, K, H)
+        # Where `tensor` does not divide the heads, all are whole on each device: a part of a head has no softmax.
+        q, k, v = (constrain(x, "batch", None, "heads", None) for x in (q, k, v))
         if rope is not None:
             q, k = rotate(q, rope), rotate(k, rope)
         drop = nn.Dropout(self.dropout, deterministic=not train, name="drop") if self.dropout else None
         y = attend(q, k, v, scale=H**-0.5 if self.scale is None else self.scale, bias=bias, mask=mask, drop=drop)
-        y = y.reshape(B, T, N * H)
+        y = constrain(y.reshape(B, T, N * H), "batch", None, "heads")
         if self.inner_eps is not None:
             y = LayerNorm(self.inner_eps, self.dtype, name="norm_inner")(y)
         return dense(self.out_features or D, ("heads", "embed"), self.out_bias, self.inits.out, "out")(y)

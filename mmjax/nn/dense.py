@@ -7,9 +7,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen.spmd import RulesFallback
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Integer
+
+from mmjax.core.sharding import constrain, gathered
 
 Initializer = Callable[..., Any]  # (key, shape, dtype) -> array, or a box around one
 zeros = nn.initializers.zeros_init()
@@ -18,11 +19,6 @@ fan_in_normal = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 """N(0, 1 / inputs)."""
 torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 """U(±inputs^-½): what torch gives the weights of Linear and Conv2d."""
-
-
-def constrain(x: Array, *names: str | None) -> Array:
-    """Names the axes of an activation; the sharding rules in force place them. A no-op without rules or mesh."""
-    return nn.with_logical_constraint(x, names, fallback=RulesFallback.RAISE_ERROR)
 
 
 def partitioned(init: Initializer, *names: str | None) -> Initializer:
@@ -60,7 +56,10 @@ product.defvjp(_product, _product_back)
 
 
 class Dense(nn.Module):
-    """`x @ kernel + bias`, float[..., inputs] -> float[..., features].
+    """`x @ kernel + bias`, float[B, ..., inputs] -> float[B, ..., features].
+
+    `axes` are the logical names of the kernel's axes. What comes out is split over them, too: a width named "heads" or
+    "mlp" over the devices of `tensor`, which then hold the columns' biases; one named "embed" is whole on each.
 
     The product is taken over one merged leading axis: with two, XLA on CPU copies the operands of the weight gradient
     (8 % of a small ViT block).
@@ -76,12 +75,30 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch F"]:
         shape = (x.shape[-1], self.features)
+        width = None if self.axes[1] == "embed" else self.axes[1]
         kernel = self.param("kernel", partitioned(self.kernel_init, *self.axes), shape, jnp.float32)
-        y = product(x.astype(self.dtype).reshape(-1, x.shape[-1]), kernel.astype(self.dtype))
+        y = product(x.astype(self.dtype).reshape(-1, x.shape[-1]), gathered(kernel.astype(self.dtype), self.axes))
         if self.use_bias:
-            bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
+            bias = self.param("bias", partitioned(self.bias_init, width), (self.features,), jnp.float32)
             y = y + bias.astype(self.dtype)[None, :]
-        return y.reshape(*x.shape[:-1], self.features)
+        y = y.reshape(*x.shape[:-1], self.features)
+        return constrain(y, "batch", *(None,) * (y.ndim - 2), width)
+
+
+class Embed(nn.Module):
+    """Rows of a table, int[B, ...] -> float[B, ..., features]; parameter `embedding` float[rows, features]."""
+
+    rows: int
+    features: int
+    table_init: Initializer
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, ids: Integer[Array, "*batch"]) -> Float[Array, "*batch F"]:
+        axes = ("vocab", "embed")
+        table = self.param("embedding", partitioned(self.table_init, *axes), (self.rows, self.features), jnp.float32)
+        x = jnp.take(constrain(table.astype(self.dtype), "vocab", None), ids, axis=0)
+        return constrain(x, "batch", *(None,) * (x.ndim - 1))
 
 
 @dataclasses.dataclass(frozen=True)

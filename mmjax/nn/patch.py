@@ -8,6 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
 from mmjax.core.errors import UserError
+from mmjax.core.sharding import constrain, gathered
 from mmjax.nn.dense import Initializer, partitioned, torch_uniform, zeros
 
 AnyArray = Array | np.ndarray
@@ -49,8 +50,9 @@ class PatchEmbed(nn.Module):
             image = image[:, :Y, :X]
         if stride == p and (Y % p or X % p):
             raise UserError(f"image of {Y}x{X} pixels does not divide into patches of {p}")
-        init = partitioned(self.kernel_init, None, None, None, "embed")
-        kernel = self.param("kernel", init, (p, p, C, self.width), jnp.float32).astype(self.dtype)
+        axes = (None, None, None, "embed")
+        kernel = self.param("kernel", partitioned(self.kernel_init, *axes), (p, p, C, self.width), jnp.float32)
+        kernel = gathered(kernel.astype(self.dtype), axes)
         image = image.astype(self.dtype)
         if stride == p:
             patches = image.reshape(B, Y // p, p, X // p, p, C).transpose(0, 1, 3, 2, 4, 5)  # [B, y, x, p, p, C]
@@ -62,4 +64,4 @@ class PatchEmbed(nn.Module):
         if self.use_bias:
             bias = self.param("bias", zeros, (self.width,), jnp.float32).astype(self.dtype)
             tokens = tokens + bias[None, None]
-        return tokens
+        return constrain(tokens, "batch", None, None)

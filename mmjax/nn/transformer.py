@@ -11,8 +11,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from mmjax.core.errors import UserError
+from mmjax.core.sharding import constrain
 from mmjax.nn.attention import MultiHeadAttention
-from mmjax.nn.dense import BlockInit, constrain, normal_init
+from mmjax.nn.dense import BlockInit, normal_init
 from mmjax.nn.mlp import Mlp
 from mmjax.nn.norm import norm
 
@@ -22,6 +23,27 @@ REMAT = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 ORDERS = ("pre", "post", "branch")
+
+
+def remat_policy(remat: str | None) -> Any:
+    """What a rematerialised block keeps for the backward pass; None: it is not rematerialised.
+
+    Where parameters are split along `fsdp`, a block that keeps all its activations is rematerialised, too, so that it
+    does not keep the gathered kernels: they would be whole copies of the parameters on every device. It gathers them
+    again, and computes nothing twice.
+
+    Raises:
+      UserError: no such kind.
+    """
+    if remat not in REMAT:
+        raise UserError(f"remat {remat!r} does not exist; there are {', '.join(map(repr, REMAT))}")
+    if remat is None and jax.sharding.get_abstract_mesh().shape.get("fsdp", 1) > 1:
+        return _all_but_gathered
+    return REMAT[remat]
+
+
+def _all_but_gathered(primitive: Any, *_: Any, **params: Any) -> bool:
+    return primitive.name != "custom_vjp_call" or params["name"] != "gathered"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,13 +213,11 @@ class Transformer(nn.Module):
         train: bool = False,
     ) -> Float[Array, "B T D"]:
         """Applies the blocks; `layer_bias` is an attention bias per block (BEiT), added to `inputs.bias`."""
-        if self.remat not in REMAT:
-            raise UserError(f"remat {self.remat!r} does not exist; there are {', '.join(map(repr, REMAT))}")
         inputs = inputs or Inputs()
         block: Any = Block
-        if self.remat is not None:
+        if (policy := remat_policy(self.remat)) is not None:
             # Inside a scan nothing is shared between the forward and the backward loop: no barrier is needed.
-            block = nn.remat(Block, policy=REMAT[self.remat], prevent_cse=not self.scan)
+            block = nn.remat(Block, policy=policy, prevent_cse=not self.scan)
         rates = None
         if self.spec.drop_path:
             rates = jnp.linspace(0.0, self.spec.drop_path, self.depth)

@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Integer, UInt8
 
-from mmjax.core.sharding import BATCH_AXES
+from mmjax.core.sharding import BATCH_AXES, constrain
 from mmjax.core.types import Batch, Term
 from mmjax.losses.contrastive import sigmoid_contrastive, softmax_contrastive
 from mmjax.nn.dense import Dense, fan_in_normal
@@ -136,7 +136,7 @@ class CLIP(nn.Module):
 
 
 def _unit(x: Float[Array, "B E"]) -> Float[Array, "B E"]:
-    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+    return constrain(x / jnp.linalg.norm(x, axis=-1, keepdims=True), "batch", None)
 
 
 # ---------------------------------------------------------------- sizes

@@ -6,7 +6,7 @@ import pytest
 
 from mmjax.core import trees
 from mmjax.core.errors import UserError
-from mmjax.encoders.resnet import AttentionPool, Bottleneck, ModifiedResNet, _conv
+from mmjax.encoders.resnet import AttentionPool, Bottleneck, Conv, ModifiedResNet
 
 NET = ModifiedResNet(image_size=64, layers=(1, 2, 1, 1), width=4, features=10)
 IMAGE = jax.random.normal(jax.random.key(0), (4, 64, 64, 3))
@@ -27,7 +27,7 @@ def variables():
 
 def test_a_strided_convolution_pads_both_sides():
     """A 3×3 kernel of ones on ones: with padding 1 and stride 2 the first window covers 2×2, the last 3×3."""
-    conv = _conv(1, 3, 2, jnp.float32, "c")
+    conv = Conv(1, 3, 2)
     out = conv.apply({"params": {"kernel": jnp.ones((3, 3, 1, 1))}}, jnp.ones((1, 6, 6, 1)))[0, :, :, 0]
     assert out.tolist() == [[4, 6, 6], [6, 9, 9], [6, 9, 9]]
 
