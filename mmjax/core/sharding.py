@@ -99,11 +99,15 @@ def gathered(kernel: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
     Args:
       names: the logical axes of the parameter, None for an axis without one.
     """
+    return _gathered(kernel, names)
+
+
+def _gathered(kernel: jax.Array, names: tuple[str | None, ...]) -> jax.Array:
     return constrain(kernel, *(None if name == "embed" else name for name in names))
 
 
 gathered.defvjp(
-    lambda kernel, names: (gathered(kernel, names), None),
+    lambda kernel, names: (_gathered(kernel, names), None),
     lambda names, _, grad: (constrain(grad, *names),),
 )
 

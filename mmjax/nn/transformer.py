@@ -42,8 +42,10 @@ def remat_policy(remat: str | None) -> Any:
     return REMAT[remat]
 
 
-def _all_but_gathered(primitive: Any, *_: Any, **params: Any) -> bool:
-    return primitive.name != "custom_vjp_call" or params["name"] != "gathered"
+def _all_but_gathered(primitive: Any, *_: Any, **__: Any) -> bool:
+    # A gathered kernel comes out of a constraint, or of `gathered` itself if it does not train. An activation goes into
+    # its constraint, and is kept there.
+    return primitive.name not in ("sharding_constraint", "custom_vjp_call")
 
 
 @dataclasses.dataclass(frozen=True)
