@@ -12,7 +12,8 @@ A mapping's keys:
   grow_vocab   True: rows of the token embedding that the checkpoint lacks begin as the mean of its own
   grow_noise   standard deviation of noise on these rows, default 0
 
-Patterns match whole paths. One that matches nothing is an error, and so is whatever is chosen and does not fit.
+Patterns match whole paths. One that matches nothing is an error, and so is whatever is chosen and does not fit; but
+positions are resized to the system's image size and text length, and the printed account says so.
 """
 
 import re
@@ -30,11 +31,11 @@ from mmjax.core.config import check_keys
 from mmjax.core.errors import UserError
 from mmjax.core.placement import Placer, as_stack
 from mmjax.core.stacking import unstack_blocks
+from mmjax.weights import positions
 from mmjax.weights.layout import float32
 
 KEYS = ("path", "load", "skip", "rename", "grow_vocab", "grow_noise")
 EMBEDDING = "params/txt/embed/embedding"
-POSITIONS = ("params/img/pos", "params/img/attnpool/pos")
 _NAMED = 8  # paths that a message lists
 
 
@@ -90,7 +91,7 @@ def load(
     """(variables, account): read one tensor at a time and placed at once; what no checkpoint gives begins at random.
 
     Args:
-      config: the run's: `init`, `system` (positions for another image size are resized) and `seed` (of `grow_noise`).
+      config: the run's: `init`, `system` (positions of other sizes are resized) and `seed` (of `grow_noise`).
       abstract: shapes of the system's variables, blocks stacked or numbered.
       shardings: where they live.
       random: makes all of them; called only if some are left at random.
@@ -105,8 +106,8 @@ def load(
     filled = {path for entry, plan in plans if entry.path != RANDOM for path in plan.values()}
     left = sorted(set(wanted) - filled)
     placer = Placer(flat, trees.flatten(shardings), trees.flatten(random()) if left else None)
-    size, seed = inputs.image_size(config), int(config["seed"])
-    account = [_read(entry, plan, wanted, placer, size, seed) for entry, plan in plans if entry.path != RANDOM]
+    sizes, seed = (inputs.image_size(config), inputs.text_length(config)), int(config["seed"])
+    account = [_read(entry, plan, wanted, placer, sizes, seed) for entry, plan in plans if entry.path != RANDOM]
     account.append(f"left at random: {_by_module(left, wanted)}" if left else "nothing is left at random")
     return placer.tree(), "\n".join(account)
 
@@ -190,7 +191,7 @@ def _renamed(path: str, rename: Mapping[str, str]) -> str:
 
 
 def _fits(entry: Entry, path: str, ours: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    if path in POSITIONS and path == ours:  # resized on the way
+    if path in positions.TABLES and path == ours:  # resized on the way
         return shape[1:] == wanted[1:]
     if entry.grow_vocab and ours == EMBEDDING:
         return shape[1:] == wanted[1:] and shape[0] <= wanted[0]
@@ -202,10 +203,10 @@ def _read(
     plan: Mapping[str, str],
     wanted: Mapping[str, tuple[int, ...]],
     placer: Placer,
-    image_size: int,
+    sizes: tuple[int, int],
     seed: int,
 ) -> str:
-    """Reads and places the chosen tensors; returns what came from where."""
+    """Reads and places the chosen tensors; returns what came from where. `sizes`: of the images, of the texts."""
     notes: list[str] = []
 
     def place(path: str, array: Any) -> None:
@@ -222,12 +223,14 @@ def _read(
     def where(path: str) -> NamedSharding | None:
         """Read straight to its devices, but what is changed on the way comes through the host."""
         ours = plan.get(path) or stacks.get(path, "")
-        changed = path in POSITIONS or (entry.grow_vocab and ours == EMBEDDING)
+        changed = path in positions.TABLES or (entry.grow_vocab and ours == EMBEDDING)
         return None if changed else placer.sharding(ours if path in plan else as_stack(ours))
 
-    resize = any(path in plan and plan[path] == path for path in POSITIONS)
-    size = image_size if resize else None
-    found = models.load(entry.path, image_size=size, only=plan.__contains__, place=place, where=where)
+    image, text = (any(plan.get(path) == path for path in paths) for paths in (positions.IMAGE, (positions.TEXT,)))
+    size, length = sizes[0] if image else None, sizes[1] if text else None
+    found = models.load(
+        entry.path, image_size=size, text_length=length, only=plan.__contains__, place=place, where=where
+    )
     renamed = [f"{path} -> {ours}" for path, ours in plan.items() if path != ours]
     lines = [f"init: {len(plan)} of the system's {len(wanted)} variables from {entry.path} ({found.layout})"]
     lines.append(f"  {_by_module(plan.values(), wanted)}")

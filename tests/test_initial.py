@@ -90,7 +90,7 @@ def test_own_checkpoints_are_read_straight_to_their_devices(
     _, made, _ = begin(str(tmp_path), {**SYSTEM, "scan": scan}, {"fsdp": 4, "tensor": 2})
     expected = numbers(SYSTEM, 1)
     assert made.keys() == expected.keys() and all(np.array_equal(made[path], expected[path]) for path in made)
-    assert through_host == ["params/img/pos"]
+    assert sorted(through_host) == ["params/img/pos", "params/txt/pos"]
 
 
 @pytest.mark.parametrize("scan", [False, True])
@@ -171,6 +171,34 @@ def test_a_larger_vocabulary_and_larger_images(saved: pathlib.Path) -> None:
     assert made["params/img/pos"].shape == (17, 16) and "grid 2x2 -> 4x4" in account
     _, noisy, account = begin({"path": str(saved), "grow_vocab": True, "grow_noise": 0.1}, system)
     assert np.ptp(noisy["params/txt/embed/embedding"][20:], axis=0).min() > 0 and "noise of 0.1" in account
+
+
+@pytest.mark.parametrize("layout", ["hf", "mmjax"])
+def test_texts_of_another_length(layout: str, tmp_path: pathlib.Path) -> None:
+    """Linear along the table, as open_clip resizes it; the account says so, whatever is loaded."""
+    variables = trees.unflatten(numbers(SYSTEM, 1))
+    models.save(models.Model(SYSTEM, variables, "mmjax", None, None, None, ""), layout, tmp_path / "it")
+    path, old = str(tmp_path / "it"), numbers(SYSTEM, 1)["params/txt/pos"]
+    for init in (path, {"path": path, "load": ("txt/.*",)}):
+        _, made, account = begin(init, {**SYSTEM, "txt": {**TXT, "length": 12}})
+        new = made["params/txt/pos"]  # 6 -> 12: places -0.25 (held at 0), 0.25, 0.75, …, 4.75, 5.25 (held at 5)
+        np.testing.assert_allclose(new[[0, 11]], old[[0, 5]], atol=1e-6)
+        np.testing.assert_allclose(new[1:11:2], 0.75 * old[:5] + 0.25 * old[1:], atol=1e-6)
+        np.testing.assert_allclose(new[2:11:2], 0.25 * old[:5] + 0.75 * old[1:], atol=1e-6)
+        assert "params/txt/pos: 6 tokens -> 12, linear without antialias (open_clip)" in account
+    _, made, account = begin(path, {**SYSTEM, "txt": {**TXT, "length": 2}})  # places 1 and 4
+    np.testing.assert_allclose(made["params/txt/pos"], old[[1, 4]], atol=1e-6)
+    assert "6 tokens -> 2," in account
+    _, made, account = begin({"path": path, "skip": ("txt/pos",)}, {**SYSTEM, "txt": {**TXT, "length": 2}})
+    assert (made["params/txt/pos"] == 7).all() and "tokens ->" not in account
+
+
+@pytest.mark.parametrize("layout", ["hf", "mmjax"])
+def test_the_account_of_larger_images(layout: str, tmp_path: pathlib.Path) -> None:
+    variables = trees.unflatten(numbers(SYSTEM, 1))
+    models.save(models.Model(SYSTEM, variables, "mmjax", None, None, None, ""), layout, tmp_path / "it")
+    _, _, account = begin(str(tmp_path / "it"), {**SYSTEM, "img": {**IMG, "image_size": 32}})
+    assert "params/img/pos: grid 2x2 -> 4x4, bicubic" in account and "params/txt/pos" not in account
 
 
 @pytest.mark.parametrize(

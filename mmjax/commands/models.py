@@ -18,7 +18,7 @@ from mmjax.data.tokenizers import ClipBPE, SentencePiece, SigLIP, Tokenizer, loa
 from mmjax.data.tokenizers.published import SPIECE, publish
 from mmjax.systems import base
 from mmjax.train import checkpoint
-from mmjax.weights import files, licences, surgery
+from mmjax.weights import files, licences, positions, surgery
 from mmjax.weights.licences import Entry
 from mmjax.weights.siglip import is_siglip
 from mmjax.weights.transforms import Shape
@@ -107,6 +107,7 @@ def load(
     path: str | pathlib.Path,
     *,
     image_size: int | None = None,
+    text_length: int | None = None,
     step: int | None = None,
     only: Callable[[str], bool] | None = None,
     place: Callable[[str, Any], Any] | None = None,
@@ -117,6 +118,7 @@ def load(
     Args:
       path: a folder or, for published weights, a file.
       image_size: resize the positions for images of this size.
+      text_length: resize the positions for texts of this many tokens.
       step: of an mmjax checkpoint; the last one if None.
       only: which variables to read, by their paths ("params/img/cls", numbered blocks); default: all.
       place: called with path and array as each is read, to put it on its devices at once; its results are the
@@ -131,17 +133,15 @@ def load(
     if not is_mmjax(path):
         if step is not None:
             raise UserError(f"{path} is no checkpoint of mmjax and has no steps, so step {step} means nothing")
-        if only is None or only("params/txt/pos"):
+        if only is None or only(positions.TEXT):
             _check_padding_side(path)
-        loaded = surgery.load(path, shapes, image_size=image_size, only=only, place=place)
+        loaded = surgery.load(path, shapes, image_size=image_size, text_length=text_length, only=only, place=place)
         account = loaded.account.summary()
         layout, terms = loaded.origin.layout, licences_of(path)
         return Model(loaded.system, loaded.variables, layout, loaded.origin, _vocabulary(path), None, account, terms)
     chosen = None if only is None else lambda name: STACK in name.split("/") or only(name)
     system, variables, tokenizer, config = checkpoint.load_model(path, step, only=chosen, where=where)
-    system = spelled_out(system)
-    if image_size is not None:
-        system, variables = surgery.resize_positions(system, variables, image_size)
+    system, variables, notes = positions.resize(spelled_out(system), variables, image_size, text_length)
     if only is not None or place is not None:
         flat = trees.flatten(variables)
         variables, placed = {}, {}
@@ -153,7 +153,7 @@ def load(
         variables = trees.unflatten(placed)
     stored = (config or {}).get(ORIGIN)
     origin = surgery.Origin(**stored) if stored else None
-    account = f"{trees.count(variables['params']):,} parameters of an mmjax checkpoint"
+    account = "\n".join([f"{trees.count(variables['params']):,} parameters of an mmjax checkpoint", *notes])
     return Model(system, variables, "mmjax", origin, tokenizer, config, account, licences_of(path), _metrics(path))
 
 

@@ -1,4 +1,4 @@
-"""Bicubic resizing of small grids (position tables, feature maps) exactly as torch computes it.
+"""Resizing of small grids and rows (position tables, feature maps) exactly as torch computes it, mostly bicubic.
 
 `jax.image.resize` differs twice from `torch.nn.functional.interpolate(mode="bicubic")`: the kernel's parameter is -0.5
 instead of -0.75, and it filters when shrinking. Published checkpoints were resized with torch, so the kernel is here.
@@ -40,6 +40,17 @@ def bicubic_matrix(source: int, target: int, *, antialias: bool) -> np.ndarray:
             values = _keys_kernel(taps - (center - 0.5), -0.75)
             np.add.at(weights[i], np.clip(taps, 0, source - 1), values)
     return weights
+
+
+def linear_matrix(source: int, target: int) -> np.ndarray:
+    """The linear map float64[target, source] of a 1-D linear resize, `align_corners=False`, without antialias.
+
+    Example:
+      >>> linear_matrix(2, 4).tolist()
+      [[1.0, 0.0], [0.75, 0.25], [0.25, 0.75], [0.0, 1.0]]
+    """
+    places = np.clip(source / target * (np.arange(target) + 0.5) - 0.5, 0, source - 1)
+    return np.maximum(0.0, 1.0 - np.abs(places[:, None] - np.arange(source)[None, :]))
 
 
 def bicubic_resize(

@@ -13,9 +13,8 @@ import numpy as np
 
 from mmjax.core import trees
 from mmjax.core.errors import UserError
-from mmjax.core.interpolate import bicubic_resize
 from mmjax.core.stacking import unstack_blocks
-from mmjax.weights import clip_config, files
+from mmjax.weights import clip_config, files, positions
 from mmjax.weights.clip import clip_table
 from mmjax.weights.layout import Account, Table, float32
 from mmjax.weights.siglip import is_siglip
@@ -73,6 +72,7 @@ def load(
     *,
     layout: str | None = None,
     image_size: int | None = None,
+    text_length: int | None = None,
     place: Callable[[str, np.ndarray], Any] | None = None,
     only: Callable[[str], bool] | None = None,
 ) -> Loaded:
@@ -83,6 +83,7 @@ def load(
       shapes: from a system mapping to the shapes of its variables, "params/img/cls" -> (768,).
       layout: insist on this layout instead of the detected one.
       image_size: resize the positions for images of this size, as the publisher's code does.
+      text_length: resize the positions for texts of this many tokens, as open_clip does.
       place: called with path and array (a view, in the stored dtype) as each is read, to put it on its devices at once
         as float32; default: numpy arrays, float32.
       only: which of our paths to read, "params/img/cls"; default: all. Every tensor is accounted for in any case.
@@ -96,8 +97,8 @@ def load(
     config, found = origin.config, origin.layout
     if layout not in (None, found):
         raise UserError(f"{where} is of the layout {found!r}, not {layout!r}")
-    resized = _resized(system, image_size)
-    grow, notes = _position_resize(system, resized, found)
+    resized = positions.resized_system(system, image_size, text_length)
+    grow, notes = positions.resizing(system, resized, found)
     notes += clip_config.unused(config, found)
 
     def finish(path: str, array: np.ndarray) -> Any:
@@ -160,64 +161,6 @@ def _pixels(source: pathlib.Path, system: Mapping[str, Any]) -> dict[str, list[f
     stored = {"mean": settings.get("image_mean"), "std": settings.get("image_std")}
     usual = {"mean": list(system.get("mean", CLIP_MEAN)), "std": list(system.get("std", CLIP_STD))}
     return {key: value for key, value in stored.items() if value is not None and value != usual[key]}
-
-
-# ------------------------------------------------------------------------------------------------- another image size
-
-
-def _resized(system: dict[str, Any], image_size: int | None) -> dict[str, Any]:
-    if image_size in (None, system["img"]["image_size"]):
-        return system
-    step = 32 if system["img"].get("kind") == "resnet" else system["img"]["patch"]
-    if image_size < step or image_size % step:
-        raise UserError(f"image size {image_size} is not a multiple of {step} pixels, which one position covers")
-    return {**system, "img": {**system["img"], "image_size": image_size}}
-
-
-def resize_positions(
-    system: Mapping[str, Any], variables: Mapping[str, Any], image_size: int
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(system, variables) for images of another size: its positions are resized, bicubic with antialias.
-
-    Args:
-      system: mapping, sizes spelled out.
-      variables: numpy arrays by collection.
-      image_size: pixels, a multiple of what one position covers.
-
-    Raises:
-      UserError: it is no multiple.
-    """
-    resized = _resized(dict(system), image_size)
-    grow, _ = _position_resize(system, resized, "mmjax")
-    flat = trees.flatten(variables)
-    return resized, trees.unflatten({path: grow(path, array) for path, array in flat.items()})
-
-
-def _position_resize(
-    old: Mapping[str, Any], new: Mapping[str, Any], layout: str
-) -> tuple[Callable[[str, np.ndarray], np.ndarray], tuple[str, ...]]:
-    """The function that resizes the one table of positions, and a line for the account.
-
-    transformers interpolates without antialias; open_clip with it, and OpenAI's models are resized by open_clip.
-    """
-    resnet, extra = old["img"].get("kind") == "resnet", int(old["img"].get("cls", True))
-    path, step = ("params/img/attnpool/pos", 32) if resnet else ("params/img/pos", old["img"].get("patch"))
-    before, after = old["img"]["image_size"] // step, new["img"]["image_size"] // step
-    if before == after:
-        return lambda _, array: array, ()
-    antialias = layout != "hf"
-
-    def resize(at: str, table: np.ndarray) -> np.ndarray:
-        if at != path:
-            return table
-        # [P, D] -> [Y, X, D]; row 0 is the class (or mean) token's, where there is one
-        table = float32(table)
-        grid = table[extra:].reshape(before, before, -1)
-        grown = bicubic_resize(grid, (after, after), antialias=antialias)
-        return np.concatenate([table[:extra], np.asarray(grown).reshape(after * after, -1)])
-
-    rule = "bicubic with antialias (open_clip)" if antialias else "bicubic without antialias (transformers)"
-    return resize, (f"{path}: grid {before}x{before} -> {after}x{after}, {rule}",)
 
 
 # ------------------------------------------------------------------------------------------------- export

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax.core.interpolate import bicubic_matrix, bicubic_resize
+from mmjax.core.interpolate import bicubic_matrix, bicubic_resize, linear_matrix
 
 
 def test_doubling_without_antialias_uses_the_kernel_with_a_of_minus_three_quarters():
@@ -44,3 +44,14 @@ def test_numpy_and_jax_agree_and_axes_are_separate():
     np.testing.assert_allclose(bicubic_resize(jnp.asarray(grid), (7, 9)), out, atol=1e-5)
     rows, columns = bicubic_matrix(5, 7, antialias=False), bicubic_matrix(4, 9, antialias=False)
     np.testing.assert_allclose(out[..., 1], rows @ grid[..., 1] @ columns.T, atol=1e-5)
+
+
+def test_linear_without_antialias():
+    # 3 -> 6: places -0.25, 0.25, 0.75, 1.25, 1.75, 2.25, held between 0 and 2.
+    up = [[1, 0, 0], [0.75, 0.25, 0], [0.25, 0.75, 0], [0, 0.75, 0.25], [0, 0.25, 0.75], [0, 0, 1]]
+    np.testing.assert_allclose(linear_matrix(3, 6), up, atol=1e-12)
+    # 8 -> 2: places 1.5 and 5.5; the samples between them are not read.
+    down = np.zeros((2, 8))
+    down[0, 1:3] = down[1, 5:7] = 0.5
+    np.testing.assert_allclose(linear_matrix(8, 2), down, atol=1e-12)
+    np.testing.assert_array_equal(linear_matrix(5, 5), np.eye(5))

@@ -1,0 +1,106 @@
+"""Tables of positions for images of another size and for texts of another length, as the publishers resize them."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from mmjax.core import trees
+from mmjax.core.errors import UserError
+from mmjax.core.interpolate import bicubic_resize, linear_matrix
+from mmjax.weights.layout import float32
+
+VIT, RESNET, TEXT = "params/img/pos", "params/img/attnpool/pos", "params/txt/pos"
+IMAGE = (VIT, RESNET)
+TABLES = (*IMAGE, TEXT)
+
+Resize = Callable[[np.ndarray], np.ndarray]
+
+
+def resized_system(
+    system: Mapping[str, Any], image_size: int | None = None, text_length: int | None = None
+) -> dict[str, Any]:
+    """The system for images of another size (pixels) and texts of another length (tokens); None: its own.
+
+    Raises:
+      UserError: the size is no multiple of what one position covers, or the length is below 1.
+    """
+    new = dict(system)
+    if image_size not in (None, system["img"]["image_size"]):
+        step = _step(system)
+        if image_size < step or image_size % step:
+            raise UserError(f"image size {image_size} is not a multiple of {step} pixels, which one position covers")
+        new["img"] = {**system["img"], "image_size": image_size}
+    if text_length not in (None, system["txt"]["length"]):
+        if text_length < 1:
+            raise UserError(f"text length {text_length}: at least 1 token")
+        new["txt"] = {**system["txt"], "length": text_length}
+    return new
+
+
+def resize(
+    system: Mapping[str, Any], variables: Mapping[str, Any], image_size: int | None, text_length: int | None
+) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:
+    """(system, variables, lines for the account) for images and texts of other sizes, by open_clip's rules.
+
+    Args:
+      system: mapping, sizes spelled out.
+      variables: numpy arrays by collection.
+      image_size, text_length: see `resized_system`.
+
+    Raises:
+      UserError: see `resized_system`.
+    """
+    new = resized_system(system, image_size, text_length)
+    grow, notes = resizing(system, new, "mmjax")
+    flat = trees.flatten(variables)
+    return new, trees.unflatten({path: grow(path, array) for path, array in flat.items()}), notes
+
+
+def resizing(
+    old: Mapping[str, Any], new: Mapping[str, Any], layout: str
+) -> tuple[Callable[[str, np.ndarray], np.ndarray], tuple[str, ...]]:
+    """The function (path, array) -> array that resizes the tables of positions, and lines for the account."""
+    found = [each for each in (_image(old, new, layout), _text(old, new)) if each is not None]
+    tables = {path: function for path, function, _ in found}
+    return lambda path, array: tables[path](array) if path in tables else array, tuple(note for *_, note in found)
+
+
+def _step(system: Mapping[str, Any]) -> int:
+    """Pixels that one position covers."""
+    return 32 if system["img"].get("kind") == "resnet" else system["img"]["patch"]
+
+
+def _image(old: Mapping[str, Any], new: Mapping[str, Any], layout: str) -> tuple[str, Resize, str] | None:
+    """transformers interpolates without antialias; open_clip with it, and OpenAI's models are resized by open_clip."""
+    before, after = (each["img"]["image_size"] // _step(each) for each in (old, new))
+    if before == after:
+        return None
+    path, extra = RESNET if old["img"].get("kind") == "resnet" else VIT, int(old["img"].get("cls", True))
+    antialias = layout != "hf"
+
+    def resize(table: np.ndarray) -> np.ndarray:
+        # [P, D] -> [Y, X, D]; row 0 is the class (or mean) token's, where there is one
+        table = float32(table)
+        grid = table[extra:].reshape(before, before, -1)
+        grown = bicubic_resize(grid, (after, after), antialias=antialias)
+        return np.concatenate([table[:extra], np.asarray(grown).reshape(after * after, -1)])
+
+    rule = "bicubic with antialias (open_clip)" if antialias else "bicubic without antialias (transformers)"
+    return path, resize, f"{path}: grid {before}x{before} -> {after}x{after}, {rule}"
+
+
+def _text(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, Resize, str] | None:
+    """open_clip's rule, the only published one: linear along the whole table, without antialias; no row is kept apart.
+
+    Source: open_clip `resize_text_pos_embed`.
+    """
+    before, after = old["txt"]["length"], new["txt"]["length"]
+    if before == after:
+        return None
+
+    def resize(table: np.ndarray) -> np.ndarray:
+        return (linear_matrix(before, after) @ float32(table)).astype(np.float32)
+
+    note = f"{TEXT}: {before} tokens -> {after}, linear without antialias (open_clip)"
+    return TEXT, resize, note
