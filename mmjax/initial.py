@@ -31,11 +31,11 @@ from mmjax.core.config import check_keys
 from mmjax.core.errors import UserError
 from mmjax.core.placement import Placer, as_stack
 from mmjax.core.stacking import unstack_blocks
-from mmjax.weights import positions
+from mmjax.weights import positions, vocabulary
 from mmjax.weights.layout import float32
+from mmjax.weights.vocabulary import EMBEDDING
 
 KEYS = ("path", "load", "skip", "rename", "grow_vocab", "grow_noise")
-EMBEDDING = "params/txt/embed/embedding"
 _NAMED = 8  # paths that a message lists
 
 
@@ -212,8 +212,9 @@ def _read(
     def place(path: str, array: Any) -> None:
         ours = plan[path]
         if entry.grow_vocab and ours == EMBEDDING and array.shape[0] < wanted[ours][0]:
-            notes.append(f"{ours}: {array.shape[0]} rows -> {wanted[ours][0]}, the new ones {_filling(entry)}")
-            array = grow_rows(float32(np.asarray(array)), wanted[ours][0], noise=entry.grow_noise, seed=seed)
+            rows = wanted[ours][0]
+            notes.append(vocabulary.account(array.shape[0], rows, entry.grow_noise))
+            array = vocabulary.grow_rows(float32(np.asarray(array)), rows, noise=entry.grow_noise, seed=seed)
         if tuple(array.shape) != wanted[ours]:
             raise UserError(f"{entry.path}: {path} is {tuple(array.shape)}, {ours} of the system {wanted[ours]}")
         placer(ours, array)
@@ -237,23 +238,6 @@ def _read(
     lines += [f"  renamed: {_some(renamed)}"] if renamed else []
     lines += [f"  {line}" for line in [*found.account.splitlines(), *notes]]
     return "\n".join(lines)
-
-
-def grow_rows(table: np.ndarray, rows: int, *, noise: float = 0.0, seed: int = 0) -> np.ndarray:
-    """A token embedding float32[V, D] with more rows: the new ones are the mean of the old ones, plus noise if told.
-
-    Example:
-      >>> grow_rows(np.array([[1.0], [3.0]], np.float32), 3).tolist()
-      [[1.0], [3.0], [2.0]]
-    """
-    new = np.repeat(table.mean(axis=0, dtype=np.float64, keepdims=True), rows - len(table), axis=0)
-    if noise:
-        new = new + noise * np.random.default_rng(seed).normal(size=new.shape)
-    return np.concatenate([table, new.astype(np.float32)])
-
-
-def _filling(entry: Entry) -> str:
-    return "the mean of the old ones" + (f" plus noise of {entry.grow_noise}" if entry.grow_noise else "")
 
 
 def _by_module(paths: Any, wanted: Mapping[str, tuple[int, ...]]) -> str:

@@ -30,7 +30,14 @@ def text(model: Model, layout: str, tokenizer: str | None) -> str:
     """The card as Markdown."""
     config = model.config or {}
     title = str(config.get("title") or f"{'SigLIP' if is_siglip(model.system) else 'CLIP'}, exported by mmjax")
-    parts = [_front(model), f"# {title}", _about(model, layout), "## How to load it", _loading(model, layout)]
+    parts = [
+        _front(model),
+        f"# {title}",
+        _about(model, layout),
+        *model.changes,
+        "## How to load it",
+        _loading(model, layout),
+    ]
     if tokenizer is not None:
         parts.append(f"Tokenizer: {tokenizer}.")
     else:

@@ -13,6 +13,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=pathlib.Path, required=True, metavar="DIR", help="where to write")
     parser.add_argument("--layout", choices=LAYOUTS, required=True, help="the layout to write")
     parser.add_argument("--image-size", type=int, metavar="N", help="resize the positions for images of N pixels")
+    parser.add_argument("--grow-vocab", type=int, metavar="N", help="give the token embedding N rows; the new ones are "
+                        "the mean of the old ones")  # fmt: skip
     parser.add_argument("--force", action="store_true", help="replace what the output folder holds")
 
 
@@ -20,14 +22,17 @@ def run(args: argparse.Namespace) -> int:
     """Reads, writes, and prints what came from where.
 
     Raises:
-      UserError: the input is no checkpoint, the output is not empty, or its layout cannot hold the model.
+      UserError: the input is no checkpoint, its vocabulary is larger than the wanted one, the output is not empty, or
+        its layout cannot hold the model.
     """
     from mmjax.commands import models
     from mmjax.weights import licences
 
     check_output(args.output, args.input, args.force)
     model = models.load(args.input, image_size=args.image_size)
-    print(f"{args.input} ({model.layout}): {model.account}")
+    if args.grow_vocab is not None:
+        model = models.grow_vocab(model, args.grow_vocab)
+    print("\n".join([f"{args.input} ({model.layout}): {model.account}", *model.changes]))
     partial = args.output.with_name(args.output.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:

@@ -18,7 +18,7 @@ from mmjax.data.tokenizers import ClipBPE, SentencePiece, SigLIP, Tokenizer, loa
 from mmjax.data.tokenizers.published import SPIECE, publish
 from mmjax.systems import base
 from mmjax.train import checkpoint
-from mmjax.weights import files, licences, positions, surgery
+from mmjax.weights import files, licences, positions, surgery, vocabulary
 from mmjax.weights.licences import Entry
 from mmjax.weights.siglip import is_siglip
 from mmjax.weights.transforms import Shape
@@ -40,22 +40,24 @@ class Model(NamedTuple):
       variables: numpy arrays by collection.
       layout: "mmjax" or the published layout.
       origin: the published checkpoint that the variables come from unchanged, if they do.
-      tokenizer: the folder of its tokenizer, if it has one.
+      tokenizer: the folder of its tokenizer, or the tokenizer, if it has one.
       config: the config of the training run, if it comes from one.
       account: what came from where, in words.
       licences: the ledger of what went into it.
       metrics: of the training run's end, if there are any.
+      changes: what was changed since it was read, in words.
     """
 
     system: dict[str, Any]
     variables: dict[str, Any]
     layout: str
     origin: surgery.Origin | None
-    tokenizer: pathlib.Path | None
+    tokenizer: pathlib.Path | Tokenizer | None
     config: dict[str, Any] | None
     account: str
     licences: Sequence[Mapping[str, str]] = ()
     metrics: Mapping[str, Any] | None = None
+    changes: tuple[str, ...] = ()
 
 
 def spelled_out(system: Mapping[str, Any]) -> dict[str, Any]:
@@ -162,6 +164,19 @@ def eval_image(model: Model) -> dict[str, Any]:
     return {"mode": "square"} if is_siglip(model.system) else {}
 
 
+def grow_vocab(model: Model, rows: int) -> Model:
+    """The model with a token embedding of so many rows; the new ones are the mean of the old ones.
+
+    Raises:
+      UserError: fewer rows than there are.
+    """
+    before = model.system["txt"]["vocab"]
+    system, variables = vocabulary.grow(model.system, model.variables, rows)
+    changes = (*model.changes, vocabulary.account(before, rows)) if rows > before else model.changes
+    # CLIP's own tokenizer is told by the size of its vocabulary, which is another one now.
+    return model._replace(system=system, variables=variables, tokenizer=tokenizer_of(model), changes=changes)
+
+
 def save(model: Model, layout: str, directory: pathlib.Path) -> None:
     """Writes a model in a layout.
 
@@ -185,7 +200,7 @@ def save(model: Model, layout: str, directory: pathlib.Path) -> None:
         return
     end = None
     if layout == "hf" and tokenizer is not None and tokenizer.eos_id == HF_LARGEST and not is_siglip(model.system):
-        model, end = _with_end(model, tokenizer.eos_id)
+        model, end = _with_end(model, tokenizer)
     eos_id = None if tokenizer is None else tokenizer.eos_id if end is None else end[1]
     surgery.export(model.variables, model.system, layout, directory, origin=model.origin, eos_id=eos_id)
     words = None if tokenizer is None else publish(tokenizer, directory, model.system["txt"]["length"], end=end)
@@ -195,17 +210,18 @@ def save(model: Model, layout: str, directory: pathlib.Path) -> None:
     files.write_json(directory / licences.LEDGER, licences.merge(model.licences))
 
 
-def _with_end(model: Model, eos_id: int) -> tuple[Model, tuple[str, int]]:
-    """The model with one more token, a copy of its end token, and that token.
+def _with_end(model: Model, tokenizer: Tokenizer) -> tuple[Model, tuple[str, int]]:
+    """The model with one more token behind its tokenizer's, a copy of its end token, and that token.
 
     transformers takes 2, the id that ends a text in many vocabularies, as its sign for "the largest id": it would read
-    the texts of such a model at another token. A copy under an id of its own is read rightly, and computes the same.
+    the texts of such a model at another token. A copy under an id of its own is read rightly, and computes the same. It
+    takes the place of a row that no text of the tokenizer reads, if there is one: ids of tokens have no gaps.
     """
-    flat = dict(trees.flatten(model.variables))
-    table = np.asarray(flat["params/txt/embed/embedding"])
-    flat["params/txt/embed/embedding"] = np.concatenate([table, table[eos_id : eos_id + 1]])
-    system = {**model.system, "txt": {**model.system["txt"], "vocab": len(table) + 1}}
-    return model._replace(system=system, variables=trees.unflatten(flat)), (OPENAI_SPECIALS[1], len(table))
+    flat, new = dict(trees.flatten(model.variables)), tokenizer.vocab_size
+    table = np.asarray(flat[vocabulary.EMBEDDING])
+    flat[vocabulary.EMBEDDING] = np.concatenate([table[:new], table[[tokenizer.eos_id]], table[new + 1 :]])
+    system = {**model.system, "txt": {**model.system["txt"], "vocab": max(len(table), new + 1)}}
+    return model._replace(system=system, variables=trees.unflatten(flat)), (OPENAI_SPECIALS[1], new)
 
 
 def _name_tokenizer(directory: pathlib.Path, tokenizer: Tokenizer | None) -> None:
@@ -258,6 +274,8 @@ def _check_padding_side(path: pathlib.Path) -> None:
 
 def tokenizer_of(model: Model) -> Tokenizer | None:
     """The checkpoint's tokenizer; CLIP's own for a published model of its vocabulary."""
+    if isinstance(model.tokenizer, Tokenizer):
+        return model.tokenizer
     if model.tokenizer is not None and model.tokenizer.name == SPIECE:
         kind = SigLIP if is_siglip(model.system) else SentencePiece
         return kind(model.tokenizer.read_bytes())

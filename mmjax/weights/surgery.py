@@ -192,8 +192,8 @@ def export(
     form = {}
     if origin is not None and same and layout == "open_clip":  # what only its keys tell
         form = {"custom_text": origin.custom_text, "one_value": origin.one_value}
-    if origin is not None and (stored := clip_config.eos_id(origin.config, origin.layout)) is not None:
-        eos_id = stored
+    if origin is not None:
+        eos_id = _eos_id(origin, system, eos_id)
     config = clip_config.config_from(system, layout, eos_id=eos_id, **form)
     if origin and same and _same_model(origin.config, config, layout):
         config = origin.config
@@ -212,6 +212,17 @@ def export(
         model = {**config.get("model_cfg", config)}
         preprocess = {**pixels, **(config.get("preprocess_cfg") or {})}
         files.write_json(directory / OPEN_CLIP_CONFIG, {"model_cfg": model, "preprocess_cfg": preprocess})
+
+
+def _eos_id(origin: Origin, system: Mapping[str, Any], eos_id: int | None) -> int | None:
+    """The id that ends a text of an imported model: what its publisher says, or else what the caller does.
+
+    Where both say "the largest id", and the vocabulary has grown since, it is the largest of the publisher's.
+    """
+    stored = clip_config.eos_id(origin.config, origin.layout)
+    vocab = clip_config.system_from(origin.config, origin.layout, "config")["txt"]["vocab"]
+    grown = system["txt"]["vocab"] > vocab
+    return stored if stored is not None else vocab - 1 if eos_id is None and grown else eos_id
 
 
 def flat_variables(variables: Mapping[str, Any]) -> dict[str, Any]:

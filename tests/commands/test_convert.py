@@ -11,6 +11,7 @@ from mmjax.core import trees
 from mmjax.core.errors import UserError
 from mmjax.core.interpolate import bicubic_resize
 from mmjax.core.stacking import stack_blocks
+from mmjax.data.tokenizers import SentencePiece
 from mmjax.weights import files
 
 LAYOUT = {"hf_a": "hf", "openai_vit_a": "openai", "openai_rn_a": "openai"}
@@ -120,6 +121,85 @@ def test_another_image_size(name: str, antialias: bool, golden: pathlib.Path, tm
     np.testing.assert_array_equal(after.variables["params"]["img"]["pos"], expected)
     with pytest.raises(UserError, match="not a multiple of 8"):
         models.load(source, image_size=50)
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "end"),
+    [
+        ("hf_a", "hf", ("text_config", "eos_token_id", 98)),
+        ("openai_vit_a", "hf", ("text_config", "eos_token_id", 98)),
+        ("openai_vit_a", "open_clip", ("text_cfg", "eos_id", 98)),
+        ("open_clip_a", "open_clip", ("text_cfg", "eos_id", 89)),
+        ("openai_vit_a", "mmjax", None),
+    ],
+)
+def test_a_larger_vocabulary(
+    name: str, layout: str, end: tuple[str, str, int] | None, golden: pathlib.Path, tmp_path: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """The old rows stay, the new ones are their mean, and texts end where they ended: not at the largest id now."""
+    source = golden / "clip" / name
+    before = models.load(source)
+    rows = before.system["txt"]["vocab"]
+    there = run(source, tmp_path / "there", layout, "--grow-vocab", str(rows + 3))
+    after, said = models.load(there), f"{rows} rows -> {rows + 3}, the new ones the mean of the old ones"
+    assert said in capsys.readouterr().out and said in (there / "README.md").read_text()
+    assert after.system == {**before.system, "txt": {**before.system["txt"], "vocab": rows + 3}}
+    old, new = (trees.flatten(model.variables) for model in (before, after))
+    table, grown = (each.pop("params/txt/embed/embedding") for each in (old, new))
+    np.testing.assert_array_equal(grown[:rows], table)
+    np.testing.assert_allclose(grown[rows:], np.repeat(table.mean(0, keepdims=True), 3, 0), atol=1e-6)
+    assert old.keys() == new.keys() and all(np.array_equal(old[path], new[path]) for path in old)
+    if end:
+        section, key, number = end
+        assert json.loads((there / "config.json").read_text())[section][key] == number
+    if layout == "mmjax":  # the publisher's config, which is kept in it, does not win over the change
+        again = run(there, tmp_path / "again", "open_clip")
+        assert json.loads((again / "config.json").read_text())["text_cfg"]["eos_id"] == 98
+        assert models.load(again).system["txt"]["vocab"] == rows + 3
+
+
+def test_vocabularies_that_cannot_be(golden: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    source = golden / "clip" / "openai_vit_a"
+    with pytest.raises(UserError, match="a vocabulary of 98: the checkpoint's has 99 tokens"):
+        run(source, tmp_path / "out", "hf", "--grow-vocab", "98")
+    with pytest.raises(UserError, match="texts end in 98, and it reads them at their largest id, 101"):
+        run(source, tmp_path / "out", "openai", "--grow-vocab", "102")
+    assert not list(tmp_path.iterdir())
+    same_tensors(source, run(source, tmp_path / "out", "openai", "--grow-vocab", "99"))
+
+
+def test_the_tokenizer_stays_when_the_vocabulary_grows(tmp_path: pathlib.Path) -> None:
+    """CLIP's own, which is told by the size of its vocabulary; and the end token that transformers needs, behind it."""
+    txt = {"vocab": models.CLIP_VOCAB, "length": 7, "width": 4, "depth": 1, "heads": 1, "act": "quick_gelu"}
+    img = {"image_size": 16, "patch": 8, "width": 64, "depth": 1, "heads": 1, "act": "quick_gelu"}
+    system = {"name": "clip", "embed_dim": 4, "img": img, "txt": txt}
+    flat = {path: np.ones(shape, np.float32) for path, shape in models.shapes(system).items()}
+    models.save(models.Model(system, trees.unflatten(flat), "mmjax", None, None, None, ""), "openai", tmp_path / "it")
+    ours = models.load(run(tmp_path / "it", tmp_path / "ours", "mmjax", "--grow-vocab", "49410"))
+    words = models.tokenizer_of(ours)
+    assert words is not None and words.vocab_size == models.CLIP_VOCAB
+    there = run(tmp_path / "it", tmp_path / "there", "hf", "--grow-vocab", "49410")
+    config = json.loads((there / "config.json").read_text())["text_config"]
+    assert (config["vocab_size"], config["eos_token_id"]) == (49410, 49407) and (there / "vocab.json").is_file()
+
+
+def test_an_end_token_of_its_own_comes_behind_the_tokenizers(tmp_path: pathlib.Path) -> None:
+    words = SentencePiece.train(["a red cat", "two blue dogs", "a photo of a green tree"], 285)
+    assert words.eos_id == models.HF_LARGEST
+    words.save(tmp_path / "words")
+    txt = {"vocab": 285, "length": 7, "width": 8, "depth": 1, "heads": 2}
+    img = {"image_size": 16, "patch": 8, "width": 16, "depth": 1, "heads": 2}
+    system = {"name": "clip", "embed_dim": 4, "img": img, "txt": txt}
+    rng = np.random.default_rng(0)
+    flat = {path: rng.normal(size=shape).astype(np.float32) for path, shape in models.shapes(system).items()}
+    model = models.Model(system, trees.unflatten(flat), "mmjax", None, tmp_path / "words", None, "")
+    for rows, expected in ((285, 286), (288, 288)):
+        models.save(models.grow_vocab(model, rows), "hf", tmp_path / str(rows))
+        there = models.load(tmp_path / str(rows))
+        table = there.variables["params"]["txt"]["embed"]["embedding"]
+        assert len(table) == expected and np.array_equal(table[285], flat["params/txt/embed/embedding"][2])
+        assert json.loads((tmp_path / str(rows) / "config.json").read_text())["text_config"]["eos_token_id"] == 285
 
 
 def test_old_position_ids_survive(golden: pathlib.Path, tmp_path: pathlib.Path) -> None:
