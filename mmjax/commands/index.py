@@ -1,11 +1,13 @@
 """An index over pictures: their embeddings, kept in a file and brought up to date when pictures or checkpoint change.
 
-A picture of a folder is embedded again when its size or its time of change differs from the kept ones; an index that
-another checkpoint (its weights, sizes or preprocessing) made is not used at all.
+A picture that is a file, of a folder or named by a row of a table, is embedded again when the file's size or its time
+of change differs from the kept ones; an index that another checkpoint (its weights, sizes or preprocessing) made is not
+used at all.
 """
 
 import concurrent.futures
 import contextlib
+import functools
 import hashlib
 import importlib
 import io
@@ -25,7 +27,7 @@ from mmjax.core import files, trees
 from mmjax.core.errors import UserError
 from mmjax.data.decode import decode_image
 from mmjax.data.example import BadExample
-from mmjax.data.files.base import read_image
+from mmjax.data.files.base import FileSource, read_image
 from mmjax.data.files.folder import SUFFIXES, files_below, suffix
 from mmjax.data.sources import open_source, parse_spec
 from mmjax.evals.base import LeftOut
@@ -74,15 +76,7 @@ class Folder:
         self._files = sorted(name for name in files_below(str(path)) if suffix(name) in SUFFIXES)
         if not self._files:
             raise UserError(f"{path} holds no image file: no name in it or below ends in {', '.join(sorted(SUFFIXES))}")
-        self.stamps = [self._stamp(path / name) for name in self._files]
-
-    @staticmethod
-    def _stamp(path: pathlib.Path) -> str:
-        try:
-            stat = path.stat()
-        except OSError:  # a link to nowhere, or a file that was just removed: reading it will say so
-            return "missing"
-        return f"{stat.st_size}:{stat.st_mtime_ns}"
+        self.stamps = [_stamp(path / name) for name in self._files]
 
     def key(self, index: int) -> str:
         return self._files[index].replace(os.sep, "/")
@@ -91,8 +85,21 @@ class Folder:
         return decode_image(read_image(str(self._path / self._files[index])))
 
 
+def _stamp(path: pathlib.Path) -> str:
+    """Size and time of change."""
+    try:
+        stat = path.stat()
+    except (OSError, ValueError):  # a link to nowhere, or a file that was just removed: reading it will say so
+        return "missing"
+    return f"{stat.st_size}:{stat.st_mtime_ns}"
+
+
 class SourceGallery:
-    """The first picture of every example of a source. All change when a file changes that the spec names."""
+    """The first picture of every example of a source.
+
+    One that is a file of its own, named by a row, changes with that file, its key and its path. Those that the data
+    hold all change when a file changes that the spec names.
+    """
 
     threads = 1  # a source promises nothing about threads
 
@@ -100,11 +107,25 @@ class SourceGallery:
         self.name, self._source = spec, open_source(spec)
         if not len(self._source):
             raise UserError(f"{spec} has no example")
-        parsed = parse_spec(spec)
+        self.stamps = [self._stamp_of(index) for index in range(len(self._source))]
+
+    def _stamp_of(self, index: int) -> str:
+        if isinstance(self._source, FileSource):
+            try:
+                if (named := self._source.image_file(index)) is not None:
+                    key, path = named[0], pathlib.Path(named[1]).absolute()
+                    return f"{key}:{path}:{_stamp(path)}"
+            except BadExample as error:  # nothing that any file could mend
+                return f"unusable:{index}:{error}"
+        return f"{self._mark}:{index}"
+
+    @functools.cached_property
+    def _mark(self) -> str:
+        """What changes when a file changes that the spec names."""
+        parsed = parse_spec(self.name)
         named = [path for word in (parsed.arg, *parsed.options.values()) if word for path in _named_files(word)]
         state = ";".join(f"{path}:{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in named)
-        mark = hashlib.sha256(f"{len(self._source)};{state}".encode()).hexdigest()[:16]
-        self.stamps = [f"{mark}:{index}" for index in range(len(self._source))]
+        return hashlib.sha256(f"{len(self._source)};{state}".encode()).hexdigest()[:16]
 
     def key(self, index: int) -> str:
         return str(self._source[index].get("key", index))
@@ -115,7 +136,7 @@ class SourceGallery:
 
 def _named_files(word: str) -> list[pathlib.Path]:
     """The file of that name, or every file in the folder of that name (or in the last folder that a pattern names)."""
-    path = pathlib.Path(word)
+    path = pathlib.Path(word).expanduser()
     while any(mark in str(path) for mark in "*?{["):
         path = path.parent
     if path.is_file():
@@ -217,11 +238,12 @@ def build(gallery: Gallery, loaded: LoadedModel, file: pathlib.Path | None, *, r
     known = {index: kept[stamp] for index, stamp in enumerate(map(_full_stamp(gallery), range(len(gallery.stamps))))
              if stamp in kept}  # fmt: skip
     wanted = [index for index in range(len(gallery.stamps)) if index not in known]
+    stamps = {_full_stamp(gallery)(index) for index in range(len(gallery.stamps))}  # rows may name one picture twice
     try:
         for index, entry in _embedded(gallery, loaded, wanted):
             known[index] = entry
     finally:
-        if file is not None and (wanted or len(kept) != len(known)):
+        if file is not None and (wanted or kept.keys() != stamps):
             note = _write(file, who, {_full_stamp(gallery)(i): known[i] for i in sorted(known)}) or note
     good = [index for index in sorted(known) if known[index].features is not None]
     left_out = [

@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import sys
@@ -137,6 +138,50 @@ def test_a_source(small_model, capsys):
     assert code == 0 and counts == (len(source), len(source), 0)
     assert [name for *_, name in found] == [source[int(i)]["key"] for i in np.argsort(-scores)[:3]]
     assert search(spec, small_model, "--query", "a dog", capsys=capsys)[2] == (len(source), 0, 0)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "coco"])
+def test_the_pictures_that_rows_name(kind, folder, small_model, cache, tmp_path, capsys):
+    """Only what changed is embedded again: a picture, a row that came; those of rows that went are forgotten."""
+    table = tmp_path / f"pairs.{kind}"
+
+    def write(*named):
+        if kind == "csv":
+            lines = ["image,text", *(f"pictures/{name},{text}" for name, text in named)]
+        elif kind == "jsonl":
+            lines = [json.dumps({"image": f"pictures/{name}", "text": text}) for name, text in named]
+        else:
+            images = [{"id": i, "file_name": f"pictures/{name}"} for i, (name, _) in enumerate(named)]
+            notes = [{"image_id": i, "caption": text} for i, (_, text) in enumerate(named)]
+            lines = [json.dumps({"images": images, "annotations": notes})]
+        table.write_text("\n".join(lines) + "\n")
+
+    def again():
+        code, found, counts, _, _ = search(f"{kind}:{table}", small_model, "--query", "a cat", capsys=capsys)
+        assert code == 0
+        return {name.removeprefix("pictures/"): score for _, score, name in found}, counts
+
+    rows = [(name, "text") for name in (*names(), "half.png", "none.png")]
+    write(*rows, ("0.png", "the same picture"), ("6.png", " "))
+    scores, counts = again()
+    assert counts == (PICTURES + 1, PICTURES + 4, 3)  # half a picture, none, and a row without a caption are left out
+    assert again() == (scores, (PICTURES + 1, 0, 3))
+
+    written = next(cache.iterdir()).stat().st_mtime_ns
+    again()
+    assert next(cache.iterdir()).stat().st_mtime_ns == written  # two rows of one picture are no change
+    Image.new("RGB", (40, 50), "red").save(folder / "2.png")
+    Image.new("RGB", (50, 40), "blue").save(folder / "none.png")
+    new, counts = again()
+    assert counts == (PICTURES + 2, 2, 2) and new["2"] != scores["2"] and "none" in new
+    assert {name: score for name, score in new.items() if name not in ("2", "none")} == {
+        name: score for name, score in scores.items() if name != "2"
+    }
+    write(*rows[1:], ("6.png", "now with a caption"))  # the first row and the one that said it twice are gone
+    later, counts = again()
+    assert counts == (PICTURES + 1, 0, 1) and "0" not in later
+    write(*rows)
+    assert again()[1] == (PICTURES + 1, 1, 1)
 
 
 def test_the_stamps_of_a_source_follow_its_files(tmp_path, monkeypatch):

@@ -66,6 +66,14 @@ class FileSource(abc.ABC):
             raise IndexError(f"item {place} of {len(self)} in {self.name}")
         return self._read(place)
 
+    def image_file(self, index: int) -> tuple[str, str] | None:
+        """(key, path) of an item whose image is a file of its own, which is not read; None: the data hold the image.
+
+        Raises:
+          BadExample: the item cannot be used, whatever the file holds.
+        """
+        return None
+
     def __getitem__(self, index: int) -> Example:
         """The example at a position: `image` uint8[Y, X, C], `texts`, `key`, and what else the record has.
 

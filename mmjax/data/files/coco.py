@@ -46,11 +46,20 @@ class Coco(FileSource):
         return len(self.items)
 
     def _read(self, index: int) -> Record:
+        key, path, texts = self._described(index)
+        return Record(key, read_image(path), texts)
+
+    def image_file(self, index: int) -> tuple[str, str] | None:
+        """See `FileSource`."""
+        return self._described(index)[:2]
+
+    def _described(self, index: int) -> tuple[str, str, list[str]]:
+        """Key, path of the image, captions."""
         file, texts = self.items[index]
         if file is None:
             raise BadExample("malformed record", f"images[{index}] has no file_name")
         found = captions(texts)
-        return Record(os.path.splitext(check_text(file))[0], read_image(os.path.join(self.root, file)), found)
+        return os.path.splitext(check_text(file))[0], os.path.join(self.root, file), found
 
 
 def _load(path: str) -> tuple[list[Any], list[Any]]:

@@ -3,6 +3,7 @@
 import abc
 import base64
 import binascii
+import dataclasses
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -38,6 +39,18 @@ class Table(FileSource):
         """The folder of the file that a row is in."""
 
     def _read(self, index: int) -> Record:
+        record, cell = self._described(index)
+        file = self._file_of(cell, index)
+        return dataclasses.replace(record, image=self._image(cell) if file is None else read_image(file))
+
+    def image_file(self, index: int) -> tuple[str, str] | None:
+        """See `FileSource`."""
+        record, cell = self._described(index)
+        file = self._file_of(cell, index)
+        return None if file is None else (record.key, file)
+
+    def _described(self, index: int) -> tuple[Record, Any]:
+        """The record without its image, and the cell that says what that is."""
         row, columns = self._row(index), self.columns
         label, extra = self._label(row)
         if columns.texts:
@@ -46,8 +59,7 @@ class Table(FileSource):
             texts = captions(extra.get("labels", {}).get("en", label))
         cell = _cell(row, columns.image)
         key = self._key(row, cell, index)
-        image = self._image(cell, self._folder(index) if self.root is None else self.root)
-        return Record(key, image, texts, label, extra | {name: plain(_cell(row, name)) for name in columns.extra})
+        return Record(key, b"", texts, label, extra | {name: plain(_cell(row, name)) for name in columns.extra}), cell
 
     def _key(self, row: Row, cell: Any, index: int) -> str:
         value = row.get(self.columns.key) if self.columns.key else None
@@ -74,20 +86,24 @@ class Table(FileSource):
             return self._named(self.classes[number])
         return number, {}
 
-    def _image(self, cell: Any, folder: str) -> bytes:
-        """Encoded bytes from a cell: a path, bytes, base64, or {bytes, path} as Hugging Face data sets have it."""
-        if isinstance(cell, Mapping):
-            data = cell.get("bytes")
-            cell = cell.get("path") if data is None else data
+    def _file_of(self, cell: Any, index: int) -> str | None:
+        """The path in a cell; None if the cell holds the image itself, or nothing that is a path."""
+        cell = _content(cell)
+        if not isinstance(cell, str) or not cell.strip() or self.inline or cell.startswith("data:image/"):
+            return None
+        folder = self._folder(index) if self.root is None else self.root
+        return os.path.join(folder, check_text(cell).removeprefix("file://"))
+
+    def _image(self, cell: Any) -> bytes:
+        """Encoded bytes from a cell that holds them: bytes, base64, or {bytes, path} as Hugging Face data sets do."""
+        cell = _content(cell)
         if isinstance(cell, bytes):
             return check_bytes(cell, "image column")
         if cell is None or (isinstance(cell, str) and not cell.strip()):
             raise BadExample("missing file", "the image column is empty")
         if not isinstance(cell, str):
             raise BadExample("malformed record", f"an image of type {type(cell).__name__}: {str(cell)[:80]}")
-        if self.inline or cell.startswith("data:image/"):
-            return check_bytes(_from_base64(cell), "image column")
-        return read_image(os.path.join(folder, check_text(cell).removeprefix("file://")))
+        return check_bytes(_from_base64(cell), "image column")
 
     def _set_classes(self, labels: Iterable[Any]) -> None:
         """Names the classes, sorted, unless every label is a number from 0 on (or there is no label)."""
@@ -95,6 +111,14 @@ class Table(FileSource):
         names = sorted(name for name in found if name)
         if any(as_label(name) is None for name in names):
             self.classes = tuple(names)
+
+
+def _content(cell: Any) -> Any:
+    """What a cell holds: its own content, or of {bytes, path} the bytes if there are some."""
+    if not isinstance(cell, Mapping):
+        return cell
+    data = cell.get("bytes")
+    return cell.get("path") if data is None else data
 
 
 def _cell(row: Row, name: str) -> Any:
