@@ -30,7 +30,7 @@ KEYS = {
 REQUIRED = ("seed", "system", "tokenizer", "data", "stages")
 RANDOM = "random"  # as config.init: frozen towers of random weights are meant
 _DATA = {"batch_size": "whole", "workers": "whole", "read_ahead": "whole", "image": "mapping", "text": "mapping",
-         "eval_image": "mapping"}  # fmt: skip
+         "text_buckets": "list", "eval_image": "mapping"}  # fmt: skip
 _TOKENIZER = {"spec": "text", "train_on": "text", "vocab_size": "whole", "model_type": "text", "normalization": "text"}
 
 

@@ -39,6 +39,7 @@ DATA_KEYS = {
     "batch_size": "over all devices",
     "image": "augment.from_config's mapping, without size",
     "text": "text.from_config's mapping",
+    "text_buckets": "lengths to the smallest of which a batch's texts are cut: less work, the same loss",
     "eval_image": "fields of image.Preprocess, without size",
     "workers": "processes that make batches",
     "read_ahead": "batches made ahead, per worker",
@@ -84,12 +85,12 @@ def image_size(config: Mapping[str, Any]) -> int:
     return int(_system_field(config, "img", "image_size"))
 
 
-def _system_field(config: Mapping[str, Any], tower: str, field: str) -> Any:
+def _system_field(config: Mapping[str, Any], tower: str, field: str, default: Any = None) -> Any:
     system = config["system"]
     if system.get("size") is not None and system.get("name") in systems.SIZES:
         choose("size of config.system", system["size"], systems.SIZES[system["name"]])
     base = systems.SIZES.get(system.get("name"), {}).get(system.get("size"), {})
-    value = system.get(tower, {}).get(field, base.get(tower, {}).get(field))
+    value = system.get(tower, {}).get(field, base.get(tower, {}).get(field, default))
     if value is None:
         raise UserError(f"config.system.{tower}.{field} is not set, and no size gives it")
     return value
@@ -118,6 +119,14 @@ def make_pipeline(
     With a mesh, the rows of them that this process's devices hold.
     """
     data = data_of(config, overrides)
+    buckets = tuple(data.get("text_buckets") or ())
+    if buckets and (
+        not _system_field(config, "txt", "causal", True) or _system_field(config, "txt", "pool", "end") != "end"
+    ):
+        raise UserError(
+            "config.data.text_buckets: the text tower of config.system reads padding (it is not causal, or its pool is "
+            "not 'end'), so that cutting it off would change the features; leave text_buckets out"
+        )
     specs = data["train"]
     weights = dict(specs) if isinstance(specs, Mapping) else None
     return Pipeline(
@@ -130,6 +139,7 @@ def make_pipeline(
         batch_size=data["batch_size"],
         seed=config["seed"],
         rows=None if mesh is None else shd.local_rows(mesh, data["batch_size"]),
+        text_buckets=buckets,
         workers=data.get("workers", 0),
         read_ahead=data.get("read_ahead", 2),
     )
@@ -175,7 +185,18 @@ def make_evaluators(config: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str
 # Fields of a module that change how it runs or trains, not what it computes in evaluation.
 # Shapes tell these already; some may be left to a default, so that equal systems say them differently.
 _SHAPES = {"mlp_dim", "vocab", "length", "width", "depth", "layers", "patch_stride"}
-_FREE_FIELDS = {"name", "parent", "dtype", "scan", "remat", "dropout", "drop_path", "patch_drop", "image_size"}
+_FREE_FIELDS = {
+    "name",
+    "parent",
+    "dtype",
+    "scan",
+    "remat",
+    "attention",
+    "dropout",
+    "drop_path",
+    "patch_drop",
+    "image_size",
+}
 _FREE_SYSTEM = {*_FREE_FIELDS, "loss", "loss_form", "loss_block", "scale_init", "scale_max", "bias_init"}
 
 

@@ -19,7 +19,7 @@ Rows below a model's own do less work than the peer, which still does all of it:
 batch's longest caption, which changes no loss; `patch drop 0.5` leaves out half of the patches (FLIP), which does.
 
 `--json FILE` keeps every round; with `--add`, rounds are added to those that FILE holds, so that a long measurement can
-be taken in parts. `--pairs 0 --add` prints the table of what is there.
+be taken in parts (with `--cache DIR`, compiled once). `--pairs 0 --add` prints the table of what is there.
 """
 
 import argparse
@@ -54,8 +54,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--memory", choices=("kept", "default"), default="kept", help="the allocator, on all sides")
     parser.add_argument("--sides", default=",".join(SIDES), help="which to run, with commas")
     parser.add_argument("--less", default="", help=f"rows that do less work: {', '.join(LESS)}, with commas")
+    parser.add_argument("--attention", choices=("xla", "cudnn"), default="xla", help="mmjax's kernel")
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="of mmjax's system")
     parser.add_argument("--compile-mode", default="default", help="torch.compile's mode")
+    parser.add_argument("--cache", type=pathlib.Path, help="keep compiled programs and weights there for another call")
     parser.add_argument("--add", action="store_true", help="add to the rounds in the file of --json")
     _table.add_arguments(parser)
     args = parser.parse_args()
@@ -75,10 +77,10 @@ def main() -> None:
     if args.add and args.json.is_file():
         runs = json.loads(args.json.read_text())["runs"]
     first = 1 + max((run["round"] for run in runs), default=-1)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
         for number in range(first, first + args.pairs):
             for row in args.rows.split(","):
-                runs += one_round(args, row, number, pathlib.Path(folder))
+                runs += one_round(args, row, number, (args.cache or pathlib.Path(temporary)).absolute())
     if not runs:
         raise SystemExit("nothing was measured: --pairs 0 without rounds in the file of --json")
     device = next((run["device"] for run in runs if run["platform"] != "cpu"), None)
@@ -90,11 +92,11 @@ def one_round(args: argparse.Namespace, row: str, number: int, folder: pathlib.P
     """One process for each side of a row, in the order of the round."""
     system, batch = _models.ROWS[row]
     system = full(system, args.act)
-    weights = folder / row
+    weights, options = folder / f"{row}-{args.act}", dict(pair.split("=", 1) for pair in args.option)
     spec = {
         "system": system, "batch": args.batch or batch, "dtype": args.dtype, "norms": args.norms == "both",
         "steps": args.steps, "warmup": args.warmup, "weights": str(weights), "export": None, "compile": None,
-        "text": None, "patch_drop": 0.0, "options": dict(pair.split("=", 1) for pair in args.option), "peak": False,
+        "text": None, "patch_drop": 0.0, "options": {"attention": args.attention, **options}, "peak": False,
         "keep_memory": args.memory == "kept",
     }  # fmt: skip
     key = {"row": row, "round": number, "batch": spec["batch"], "dtype": args.dtype, "act": args.act,

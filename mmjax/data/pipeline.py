@@ -72,6 +72,9 @@ class Pipeline:
       drop_remainder: True ends each epoch after its last full batch. False lets batches run across epochs; then the
         very last batch may be shorter.
       rows: which rows of every global batch are made here, ascending (`core.sharding.local_rows`); None: all.
+      text_buckets: lengths below `length`, ascending: `ids` and `valid` are cut to the smallest of them that holds the
+        longest text of the global batch, whichever rows are made here. To know it, all texts of the batch are made
+        everywhere, which reads and decodes all of its examples.
       workers: processes that make batches; 0 makes them in threads of this one. The stream is the same.
       threads: per worker (or in this process). More than one pays when sources wait for a disk or decode large files.
       read_ahead: batches kept ready per worker (or in this process); each takes memory.
@@ -95,6 +98,7 @@ class Pipeline:
         epochs: int | None = None,
         drop_remainder: bool = True,
         rows: Sequence[int] | None = None,
+        text_buckets: Sequence[int] = (),
         workers: int = 0,
         threads: int = 1,
         read_ahead: int = 2,
@@ -128,7 +132,8 @@ class Pipeline:
         self._shares = shares
         self.batch_size = batch_size
         self.workers, self.threads, self.read_ahead = workers, threads, read_ahead
-        self.batches = _Batches(samples, tokenizer, length, batch_size, self.rows)
+        buckets = _check_buckets(text_buckets, length)
+        self.batches = _Batches(samples, tokenizer, length, batch_size, self.rows, buckets)
         self.fingerprint = _plain(
             {
                 "seed": seed,
@@ -140,6 +145,7 @@ class Pipeline:
                 "image": _describe(image),
                 "text": _describe(text),
                 "tokenizer": {"kind": type(tokenizer).__name__, "digest": tokenizer.digest},
+                **({"text_buckets": buckets} if buckets else {}),
             }
         )
 
@@ -303,6 +309,7 @@ class _Batches:
     length: int
     batch_size: int
     rows: Sequence[int] | np.ndarray  # of every global batch, that are made here
+    buckets: Sequence[int] = ()
 
     def __len__(self) -> int:
         total = len(self.samples)
@@ -313,13 +320,21 @@ class _Batches:
         if not 0 <= step < len(self):
             raise IndexError(f"batch {step} of {len(self)}")
         there = min(self.batch_size, len(self.samples) - step * self.batch_size)
-        rows = [self.samples[step * self.batch_size + int(row)] for row in self.rows if row < there]
-        numbers, images, texts, dropped = zip(*rows, strict=True)
+        made = {int(row): self.samples[step * self.batch_size + int(row)] for row in self.rows if row < there}
+        numbers, images, texts, dropped = zip(*made.values(), strict=True)
         ids, valid = self.tokenizer.batch(list(texts), self.length)
         check_right_padded(valid, f"{type(self.tokenizer).__name__}.batch")
+        if self.buckets:
+            others = [self.samples[step * self.batch_size + row][2] for row in range(there) if row not in made]
+            longest = max(int(each.sum(1).max()) for each in (valid, *self._valid(others)))
+            size = next((size for size in self.buckets if size >= longest), self.length)
+            ids, valid = np.ascontiguousarray(ids[:, :size]), np.ascontiguousarray(valid[:, :size])
         batch = {"image": np.stack(images), "ids": ids, "valid": valid, "index": np.array(numbers, np.int64)}
         bad = [item for items in dropped for item in items]
         return batch if not bad else {**batch, DROPPED: ledger.pack(bad)}
+
+    def _valid(self, texts: list[str]) -> list[np.ndarray]:
+        return [self.tokenizer.batch(texts, self.length)[1]] if texts else []
 
 
 def _samples(
@@ -371,6 +386,13 @@ def _check_sizes(batch_size: int, length: int, epochs: int | None, workers: int,
     for name, (value, bound) in least.items():
         if value < bound:
             raise UserError(f"data {name} = {value}; valid: at least {bound}")
+
+
+def _check_buckets(buckets: Sequence[int], length: int) -> list[int]:
+    found = list(buckets)
+    if any(not isinstance(size, int) or not 1 < size < length for size in found) or found != sorted(set(found)):
+        raise UserError(f"data text_buckets = {found}; valid: lengths from 2 to {length - 1}, ascending")
+    return found
 
 
 def _describe(transform: Any) -> dict[str, Any]:

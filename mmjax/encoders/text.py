@@ -42,6 +42,7 @@ class TextTransformer(nn.Module):
       mask_padding: no token sees padding.
       pool: "end" (the end token) or "last" (the last position, which may be padding: SigLIP reads texts that are padded
         to `length`, and padded to another length they give something else).
+      attention: kernel of the blocks' attention (see BlockSpec).
       inits: of the blocks, default CLIP's.
 
     Source: Radford et al. 2021 (CLIP), §2.4; Zhai et al. 2023 (SigLIP).
@@ -59,6 +60,7 @@ class TextTransformer(nn.Module):
     causal: bool = True
     mask_padding: bool = False
     pool: str = "end"
+    attention: str = "xla"
     scan: bool = False
     remat: str | None = None
     inits: BlockInit | None = None
@@ -90,6 +92,7 @@ class TextTransformer(nn.Module):
             act=self.act,
             eps=self.eps,
             dropout=self.dropout,
+            attention=self.attention,
             inits=self.inits or clip_text_init(self.width, self.depth),
             dtype=self.dtype,
         )

@@ -46,6 +46,7 @@ class ViT(nn.Module):
       norm_pre: layer norm before the first block (CLIP).
       norm_post: "pooled" (CLIP: after pooling), "all" (ALBEF, BLIP: on every token, then pooling) or "none" (EVA).
       layer_scale, drop_path, dropout: see BlockSpec; patch_drop: rate of patches left out in training (FLIP).
+      attention: kernel of the blocks' attention (see BlockSpec).
       pos_init: of positions and class token, default N(0, 1/width).
     """
 
@@ -73,6 +74,7 @@ class ViT(nn.Module):
     patch_drop: float = 0.0
     crop_edge: bool = False
     order: str = "pre"
+    attention: str = "xla"
     scan: bool = False
     remat: str | None = None
     inits: BlockInit = torch_init()
@@ -151,6 +153,7 @@ class ViT(nn.Module):
             layer_scale=self.layer_scale,
             drop_path=self.drop_path,
             dropout=self.dropout,
+            attention=self.attention,
             inits=self.inits,
             dtype=self.dtype,
         )

@@ -12,6 +12,8 @@ from mmjax.nn.dense import BlockInit, Dense, Initializer, normal, normal_init
 from mmjax.nn.norm import LayerNorm
 from mmjax.nn.position import Rope, rotate
 
+KERNELS = ("xla", "cudnn")
+
 
 @jax.custom_vjp
 def softmax(scores: Float[Array, "*batch S"]) -> Float[Array, "*batch S"]:
@@ -40,6 +42,7 @@ def attend(
     bias: Float[Array, "#B #N #T S"] | None = None,
     mask: Bool[Array, "#B #N #T S"] | None = None,
     drop: nn.Dropout | None = None,
+    kernel: str = "xla",
 ) -> Float[Array, "B T N H"]:
     """`softmax(scale · q·k + bias) v`; N query heads share K key heads in order (head n uses n // (N/K)).
 
@@ -51,11 +54,23 @@ def attend(
       bias: float[B or 1, N or 1, T or 1, S], added to the scores.
       mask: bool, the same shape; True = attend.
       drop: dropout on the attention weights.
+      kernel: "xla" (the operations below), or "cudnn", NVIDIA's fused attention: its memory does not grow with T·S. It
+        needs a GPU, 16-bit inputs and no dropout.
+
+    Raises:
+      UserError: a kernel that does not exist, or cannot do this.
 
     Source: Vaswani et al. 2017, §3.2.1; grouped heads: Ainslie et al. 2023.
     """
     B, T, N, H = q.shape
     S, K = k.shape[1:3]
+    if kernel == "cudnn":
+        if drop is not None or q.dtype == jnp.float32:
+            raise UserError(f"attention: the kernel 'cudnn' has no dropout and takes no {q.dtype}; use 'xla'")
+        bias = None if bias is None else bias.astype(q.dtype)
+        return jax.nn.dot_product_attention(q, k, v, bias, mask, scale=scale, implementation="cudnn")
+    if kernel not in KERNELS:
+        raise UserError(f"attention: kernel {kernel!r} does not exist; there are {', '.join(KERNELS)}")
     q = (q * scale).reshape(B, T, K, N // K, H)
     scores = jnp.einsum("BTKGH,BSKH->BKGTS", q, k, preferred_element_type=jnp.float32).reshape(B, N, T, S)
     if bias is not None:
@@ -83,6 +98,7 @@ class MultiHeadAttention(nn.Module):
       bias_kv: one learned key and value after the sequence's own (ImageBind): `bias_k`, `bias_v` [K·H].
       out_features: default D.
       dropout: of the attention weights.
+      kernel: see `attend`.
     """
 
     heads: int
@@ -99,6 +115,7 @@ class MultiHeadAttention(nn.Module):
     dropout: float = 0.0
     inits: BlockInit = normal_init()
     dtype: DTypeLike = jnp.float32
+    kernel: str = "xla"
 
     @nn.compact
     def __call__(
@@ -135,7 +152,8 @@ class MultiHeadAttention(nn.Module):
         if rope is not None:
             q, k = rotate(q, rope), rotate(k, rope)
         drop = nn.Dropout(self.dropout, deterministic=not train, name="drop") if self.dropout else None
-        y = attend(q, k, v, scale=H**-0.5 if self.scale is None else self.scale, bias=bias, mask=mask, drop=drop)
+        scale = H**-0.5 if self.scale is None else self.scale
+        y = attend(q, k, v, scale=scale, bias=bias, mask=mask, drop=drop, kernel=self.kernel)
         y = constrain(y.reshape(B, T, N * H), "batch", None, "heads")
         if self.inner_eps is not None:
             y = LayerNorm(self.inner_eps, self.dtype, name="norm_inner")(y)

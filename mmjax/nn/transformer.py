@@ -61,6 +61,7 @@ class BlockSpec:
       layer_scale: initial value of a learned gain per channel on each branch, `scale1`, `scale2` (Touvron et al. 2021).
       drop_path: highest rate of dropping a whole branch per example (Huang et al. 2016); grows linearly over a stack.
       dropout, attn_dropout: of the branches (and the MLP's inside), and of the attention weights.
+      attention: kernel of the attention, "xla" or "cudnn" (see nn/attention.py).
       sub_norm: layer norms before the attention's and the MLP's output maps (BEiT-3).
     """
 
@@ -86,6 +87,7 @@ class BlockSpec:
     drop_path: float = 0.0
     dropout: float = 0.0
     attn_dropout: float = 0.0
+    attention: str = "xla"
     inits: BlockInit = normal_init()  # noqa: RUF009 - frozen
     dtype: DTypeLike = jnp.float32
 
@@ -163,6 +165,7 @@ class Block(nn.Module):
             scale=s.scale,
             inner_eps=s.eps if s.sub_norm else None,
             dropout=s.attn_dropout,
+            kernel=s.attention,
             inits=s.inits,
             dtype=s.dtype,
             name=name,

@@ -23,6 +23,7 @@ name "clip":
   dtype        computation: "auto" (default: float32 on CPU, bfloat16 on accelerators), "float32" or "bfloat16"
   scan         true scans stacked layers (transformers only), for both towers unless a tower says otherwise
   remat        what a block keeps for the backward pass: null (everything), "full" (its input), "dots"; likewise
+  attention    "xla" (default) or "cudnn": NVIDIA's fused attention, for bfloat16 on a GPU; likewise
 
 img, kind "vit" (the default kind):
   image_size *, patch *, width *, depth *, heads *
@@ -37,14 +38,14 @@ img, kind "vit" (the default kind):
   q_bias, k_bias, v_bias, out_bias   default true
   layer_scale  initial value, default null: none
   drop_path, dropout, patch_drop     rates, default 0
-  scan, remat
+  scan, remat, attention
 
 img, kind "resnet":
   image_size *, layers * (four counts), width * (of the stem), heads (default 32 * width / 64), remat
 
 txt:
   vocab *, length *, width *, depth *, heads *
-  mlp_dim (default 4 * width), act (default "quick_gelu"), eps (default 1e-5), dropout, scan, remat
+  mlp_dim (default 4 * width), act (default "quick_gelu"), eps (default 1e-5), dropout, scan, remat, attention
   causal (default true), mask_padding (default false), pool ("end" (default: the end token) or "last")
 """
 
@@ -57,17 +58,18 @@ from mmjax.encoders.resnet import ModifiedResNet
 from mmjax.encoders.text import POOLS as TEXT_POOLS
 from mmjax.encoders.text import TextTransformer
 from mmjax.encoders.vit import POOLS, POSTS, ViT
+from mmjax.nn.attention import KERNELS
 from mmjax.nn.mlp import ACTIVATIONS
 from mmjax.nn.transformer import REMAT
 
-_SHARED = {"scan", "remat"}
+_SHARED = {"scan", "remat", "attention"}
 _VIT = {"kind", "image_size", "patch", "width", "depth", "heads", "mlp_dim", "act", "eps", "patch_bias", "patch_stride",
         "cls", "pool", "norm_pre", "norm_post", "q_bias", "k_bias", "v_bias", "out_bias", "layer_scale", "drop_path",
         "dropout", "patch_drop", "crop_edge", *_SHARED}  # fmt: skip
 _RESNET = {"kind", "image_size", "layers", "width", "heads", "remat"}
 _TEXT = {"vocab", "length", "width", "depth", "heads", "mlp_dim", "act", "eps", "dropout", "causal", "mask_padding",
          "pool", *_SHARED}  # fmt: skip
-_CHOICES = {"act": tuple(ACTIVATIONS), "remat": tuple(REMAT), "norm_post": POSTS}
+_CHOICES = {"act": tuple(ACTIVATIONS), "remat": tuple(REMAT), "norm_post": POSTS, "attention": KERNELS}
 _POOLS = {True: TEXT_POOLS, False: POOLS}  # whether it is the text tower
 
 
@@ -107,12 +109,14 @@ def override(base: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, An
 
 
 def shared_options(config: Mapping[str, Any]) -> dict[str, Any]:
-    """`dtype`, `scan` and `remat` of a system, for all its towers."""
+    """`dtype`, `scan`, `remat` and `attention` of a system, for all its towers."""
     check_choice("system: remat", config.get("remat"), _CHOICES["remat"])
+    check_choice("system: attention", config.get("attention", "xla"), KERNELS)
     return {
         "dtype": compute_dtype(config.get("dtype", "auto")),
         "scan": config.get("scan", False),
         "remat": config.get("remat"),
+        "attention": config.get("attention", "xla"),
     }
 
 

@@ -195,7 +195,7 @@ def build(config: Mapping[str, Any]) -> CLIP:
         base.check_choice("system clip: size", size, SIZES)
         config = base.override(SIZES[size], config)
     options = {"txt_bias", "loss", "loss_form", "loss_block", "scale_init", "scale_max", "bias_init", "mean", "std"}
-    shared = {"dtype", "scan", "remat"}
+    shared = {"dtype", "scan", "remat", "attention"}
     base.check_keys("system clip", config,
                     {"name", "size", "embed_dim", "project_img", "img", "txt", *options, *shared},
                     required=("embed_dim", "img", "txt"))  # fmt: skip

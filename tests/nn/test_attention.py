@@ -115,3 +115,30 @@ def test_bfloat16_scores_are_summed_in_float32():
 def test_heads_that_do_not_divide_are_an_error():
     with pytest.raises(UserError, match="5 heads"):
         MultiHeadAttention(heads=5).init(jax.random.key(0), randn(0, B, T, D))
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_the_fused_kernel_gets_the_same_question(kv_heads, monkeypatch):
+    """cuDNN itself needs a GPU: here jax computes what it is asked by its plain implementation."""
+    asked, plain = [], jax.nn.dot_product_attention
+
+    def compute(*args, implementation, **options):
+        asked.append(implementation)
+        return plain(*args, **options, implementation="xla")
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", compute)
+    q, k, v = (
+        x.astype(jnp.bfloat16) for x in (randn(0, B, T, N, H), randn(1, B, S, kv_heads, H), randn(2, B, S, kv_heads, H))
+    )
+    bias, mask = randn(3, 1, N, T, S), masks.padding(jnp.array([[1, 1, 1, 0, 0], [1, 0, 1, 1, 1]], bool))
+    out = attend(q, k, v, scale=0.3, bias=bias, mask=mask, kernel="cudnn")
+    ours = attend(q, k, v, scale=0.3, bias=bias, mask=mask)
+    assert asked == ["cudnn"] and out.dtype == jnp.bfloat16
+    np.testing.assert_allclose(out.astype(jnp.float32), ours.astype(jnp.float32), atol=0.03)
+
+
+@pytest.mark.parametrize("kernel", ["cudnn", "flash"])
+def test_a_kernel_that_cannot_or_does_not_exist(kernel):
+    x = randn(0, B, T, N, H)
+    with pytest.raises(UserError, match=f"{kernel}.*xla"):
+        attend(x, x, x, scale=1.0, kernel=kernel)

@@ -120,6 +120,28 @@ def test_features_logits_and_loss_fit_together():
     np.testing.assert_allclose(cached.mean, expected, rtol=1e-5)
 
 
+def test_padding_cut_off_changes_neither_loss_nor_gradients():
+    """What data.text_buckets relies on; the longest text has five tokens."""
+    system = build(TINY)
+    variables = make(system)
+    batch = {**BATCH, "valid": jnp.arange(8)[None, :] < jnp.array([5, 5, 3, 4])[:, None]}
+    cut = {**batch, "ids": batch["ids"][:, :5], "valid": batch["valid"][:, :5]}
+
+    @jax.jit
+    def step(batch):
+        def loss(params):
+            return system.apply({"params": params}, batch, train=True, method="losses")["contrastive"].mean
+
+        return jax.value_and_grad(loss)(variables["params"])
+
+    (value, grads), (short, shorter) = step(batch), step(cut)
+    np.testing.assert_allclose(short, value, rtol=1e-6)
+    for (path, a), b in zip(trees.flatten(grads).items(), trees.flatten(shorter).values(), strict=True):
+        np.testing.assert_allclose(b, a, atol=5e-6 * max(1.0, float(jnp.abs(a).max())), err_msg=path)
+    assert (grads["txt"]["pos"][5:] == 0).all() and (shorter["txt"]["pos"][5:] == 0).all()
+    assert step._cache_size() == 2  # one program for each length
+
+
 def test_sigmoid_loss_has_a_bias():
     system = build({**TINY, "loss": "sigmoid", "scale_init": 10.0})
     variables = make(system)
