@@ -54,7 +54,7 @@ def show(title: str, about: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
     heads = list(dict.fromkeys(key for row in rows for key in row))
     cells = [heads, *([_cell(row.get(key)) for key in heads] for row in rows)]
     widths = [max(len(line[place]) for line in cells) for place in range(len(heads))]
-    left = [all(isinstance(row.get(key), str | None) for row in rows) for key in heads]
+    left = [any(isinstance(row.get(key), str) for row in rows) for key in heads]
     lines = [
         "  ".join(cell.ljust(width) if flush else cell.rjust(width)
                   for cell, width, flush in zip(line, widths, left, strict=True)).rstrip()

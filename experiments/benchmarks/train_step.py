@@ -11,8 +11,8 @@ come as float32, normalised, to both. All processes keep freed memory as the com
 (core/host_memory.py), which helps torch, too; `--memory default` leaves the allocator as it is, on all sides. The
 losses of the first steps are compared: the rows are the same work.
 
-`ratio` is the peer's wall time over mmjax's in the same round: above 1, mmjax is faster. `cpu s` is processor time of
-all threads. Compile time is that of the first round, without a cache. `mfu` is the share of the peak of one large
+`ratio` is the peer's wall time over mmjax's in the same round: above 1, mmjax is faster; `cpu ratio` the same of the
+processor time of all threads, `cpu s`, which a busy neighbour disturbs less. Compile time is that of the first round, without a cache. `mfu` is the share of the peak of one large
 matrix product, measured on the same device, that the analytic operations of a step make.
 
 Rows below a model's own do less work than the peer, which still does all of it: `text 32` sees texts cut behind the
@@ -177,6 +177,7 @@ def table(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for (name, batch, dtype, act, norms, memory, _), sides in groups.items():
         ours = {one["round"]: _table.middle(one["wall"]) for one in sides.get("mmjax", [])}
         peaks = [one["matmul_peak"] for one in sides.get("mmjax", [])]
+        used = {one["round"]: _table.middle(one["cpu"]) for one in sides.get("mmjax", [])}
         for side, found in sides.items():
             wall = [_table.middle(one["wall"]) for one in found]
             ratios = [_table.middle(one["wall"]) / ours[one["round"]] for one in found if one["round"] in ours]
@@ -193,9 +194,11 @@ def table(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
             row |= {"cpu s": _table.middle([_table.middle(one["cpu"]) for one in found])}
             row |= {"samples/s": batch / row["wall s"], "compile s": max(one["compile_s"] for one in found)}
             row["mfu"] = found[0]["flops"] / row["wall s"] / max(peaks) if peaks else None
-            row |= {"ratio": None, "spread": None}
+            row |= {"ratio": None, "spread": None, "cpu ratio": None}
             if side != "mmjax" and ratios:
                 row |= {"ratio": _table.middle(ratios), "spread": _table.spread(ratios)}
+                by_cpu = [_table.middle(one["cpu"]) / used[one["round"]] for one in found if one["round"] in used]
+                row["cpu ratio"] = _table.middle(by_cpu)
             rows.append(row)
     return rows
 
