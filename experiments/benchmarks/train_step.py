@@ -12,8 +12,9 @@ come as float32, normalised, to both. All processes keep freed memory as the com
 losses of the first steps are compared: the rows are the same work.
 
 `ratio` is the peer's wall time over mmjax's in the same round: above 1, mmjax is faster; `cpu ratio` the same of the
-processor time of all threads, `cpu s`, which a busy neighbour disturbs less. Compile time is that of the first round, without a cache. `mfu` is the share of the peak of one large
-matrix product, measured on the same device, that the analytic operations of a step make.
+processor time of all threads, `cpu s`, which a busy neighbour disturbs less. Compile time is that of the first round,
+without a cache. `mfu` is the share of the peak of one large matrix product, measured on the same device, that the
+analytic operations of a step make.
 
 Rows below a model's own do less work than the peer, which still does all of it: `text 32` sees texts cut behind the
 batch's longest caption, which changes no loss; `patch drop 0.5` leaves out half of the patches (FLIP), which does.
@@ -73,9 +74,8 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Runs the rounds and prints the table of all of them."""
     args = parse()
-    runs: list[dict[str, Any]] = []
-    if args.add and args.json.is_file():
-        runs = json.loads(args.json.read_text())["runs"]
+    before = json.loads(args.json.read_text()) if args.add and args.json.is_file() else {"runs": [], "machine": None}
+    runs: list[dict[str, Any]] = before["runs"]
     first = 1 + max((run["round"] for run in runs), default=-1)
     with tempfile.TemporaryDirectory() as temporary:
         for number in range(first, first + args.pairs):
@@ -85,7 +85,8 @@ def main() -> None:
         raise SystemExit("nothing was measured: --pairs 0 without rounds in the file of --json")
     device = next((run["device"] for run in runs if run["platform"] != "cpu"), None)
     title = "training step, wall and processor seconds (medians over rounds)"
-    _table.publish(title, _table.machine(*PACKAGES, device=device), table(runs), args.json, runs=runs)
+    about = _table.machine(*PACKAGES, device=device) if args.pairs else before["machine"]
+    _table.publish(title, about, table(runs), args.json, runs=runs)
 
 
 def one_round(args: argparse.Namespace, row: str, number: int, folder: pathlib.Path) -> list[dict[str, Any]]:
@@ -178,7 +179,7 @@ def table(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         ours = {one["round"]: _table.middle(one["wall"]) for one in sides.get("mmjax", [])}
         peaks = [one["matmul_peak"] for one in sides.get("mmjax", [])]
         used = {one["round"]: _table.middle(one["cpu"]) for one in sides.get("mmjax", [])}
-        for side, found in sides.items():
+        for side, found in sorted(sides.items(), key=lambda item: (item[0] not in SIDES, item[0])):
             wall = [_table.middle(one["wall"]) for one in found]
             ratios = [_table.middle(one["wall"]) / ours[one["round"]] for one in found if one["round"] in ours]
             row = {
