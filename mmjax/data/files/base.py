@@ -136,6 +136,23 @@ def read_image(path: str) -> bytes:
     return check_bytes(data, path)
 
 
+def read_named_image(path: str, root: str | None) -> bytes:
+    """The bytes of an image file that a row or an annotation names; `root`: where relative names begin, if it was said.
+
+    Raises:
+      BadExample: see `read_image`; of a missing file it says where it was looked for, and how else that is said.
+    """
+    try:
+        return read_image(path)
+    except BadExample as error:
+        if error.reason != "missing file":
+            raise
+        beside = "the folder of the file that names them"
+        begin = f"{beside}; ?root=DIR gives another" if root is None else f"root={root}; without ?root, at {beside}"
+        looked = f"looked for at {os.path.abspath(path)}" if "\0" not in path else "no path"
+        raise BadExample("missing file", f"{error.detail}; {looked}; relative paths begin at {begin}") from None
+
+
 def check_bytes(data: bytes | None, where: str) -> bytes:
     """Encoded bytes of an image, if there are any.
 

@@ -6,20 +6,21 @@ from typing import Any
 
 from mmjax.core.errors import UserError
 from mmjax.data.example import BadExample
-from mmjax.data.files.base import FileSource, Record, captions, check_text, read_image, spell
+from mmjax.data.files.base import FileSource, Record, captions, check_text, read_named_image, spell
 from mmjax.data.files.paths import one_file, one_folder, unreadable
 
 
 class Coco(FileSource):
     """Use `open`. Items in the order of `images`, captions in the order of `annotations`."""
 
-    def __init__(self, name: str, path: str, root: str):
+    def __init__(self, name: str, path: str, root: str | None):
         """Reads the whole file.
 
         Raises:
           UserError: it is not such a file, or has no images or no captions.
         """
         self.name, self.root = name, root
+        self.folder = os.path.dirname(path) if root is None else root
         images, notes = _load(path)
         # (file name, captions); what is malformed stays None and is counted when it is read
         self.items: list[tuple[str | None, list[Any]]] = []
@@ -47,7 +48,7 @@ class Coco(FileSource):
 
     def _read(self, index: int) -> Record:
         key, path, texts = self._described(index)
-        return Record(key, read_image(path), texts)
+        return Record(key, read_named_image(path, self.root), texts)
 
     def image_file(self, index: int) -> tuple[str, str] | None:
         """See `FileSource`."""
@@ -59,7 +60,7 @@ class Coco(FileSource):
         if file is None:
             raise BadExample("malformed record", f"images[{index}] has no file_name")
         found = captions(texts)
-        return os.path.splitext(check_text(file))[0], os.path.join(self.root, file), found
+        return os.path.splitext(check_text(file))[0], os.path.join(self.folder, file), found
 
 
 def _load(path: str) -> tuple[list[Any], list[Any]]:
@@ -88,11 +89,11 @@ def open(arg: str | None = None, *, root: str | None = None) -> Coco:
 
     Args:
       arg: a captions file, as captions_val2017.json.
-      root: folder of the images; unless told, that of the file.
+      root: folder of the images, seen from the working directory; unless told, that of the file.
 
     Raises:
       UserError: no such file, no captions in it, or no such folder.
     """
     path = one_file("coco", arg, "captions.json")
-    folder = os.path.dirname(path) if root is None else one_folder("coco", root, "root=")
+    folder = None if root is None else one_folder("coco", root, "root=")
     return Coco(spell("coco", arg, {"root": root}), path, folder)

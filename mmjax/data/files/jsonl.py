@@ -92,7 +92,7 @@ def open(
       label: column with the class: a number, or a name.
       key: column with the item's name; unless there is one, the image's path without suffix.
       extra: columns to carry into the example, with commas.
-      root: folder that relative paths begin at; unless told, that of the file.
+      root: folder that relative paths begin at, seen from the working directory; unless told, that of the file.
       base64: the image column holds the image itself.
 
     Raises:

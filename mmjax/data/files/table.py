@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mmjax.data.example import BadExample
-from mmjax.data.files.base import FileSource, Record, captions, check_bytes, check_text, decode_text, read_image
+from mmjax.data.files.base import FileSource, Record, captions, check_bytes, check_text, decode_text, read_named_image
 from mmjax.data.files.columns import Columns
 
 Row = Mapping[str, Any]
@@ -41,7 +41,9 @@ class Table(FileSource):
     def _read(self, index: int) -> Record:
         record, cell = self._described(index)
         file = self._file_of(cell, index)
-        return dataclasses.replace(record, image=self._image(cell) if file is None else read_image(file))
+        return dataclasses.replace(
+            record, image=self._image(cell) if file is None else read_named_image(file, self.root)
+        )
 
     def image_file(self, index: int) -> tuple[str, str] | None:
         """See `FileSource`."""

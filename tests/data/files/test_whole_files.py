@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
+from PIL import Image
 
 from mmjax.core.errors import UserError
 from mmjax.data.example import BadExample
@@ -234,3 +235,29 @@ def test_arrayrecord_files(tmp_path):
     (tmp_path / "a.arrayrecord").write_bytes((tmp_path / "a.arrayrecord").read_bytes()[:-3000])
     with pytest.raises(UserError, match=r"cannot read .*/a\.arrayrecord"):
         open_source(f"arrayrecord:{tmp_path}")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "coco"])
+def test_images_lie_beside_the_file_or_below_root(kind, tmp_path, monkeypatch):
+    """Wherever the command is given: without `root` at the file's folder; what is missing says both."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (4, 4), "red").save("data/a.png")
+    Image.new("RGB", (4, 4), "blue").save("other/b.png")
+    rows = {
+        "jsonl": '{"image": "a.png", "text": "x"}\n{"image": "b.png", "text": "y"}',
+        "csv": "image,text\na.png,x\nb.png,y",
+        "coco": '{"images": [{"id": 1, "file_name": "a.png"}, {"id": 2, "file_name": "b.png"}], "annotations": '
+        '[{"image_id": 1, "caption": "x"}, {"image_id": 2, "caption": "y"}]}',
+    }
+    (tmp_path / "data" / "notes").write_text(rows[kind])
+    beside, below = open_source(f"{kind}:data/notes"), open_source(f"{kind}:data/notes?root=other")
+    assert beside[0]["image"][0, 0].tolist() == [255, 0, 0] and below[1]["image"][0, 0].tolist() == [0, 0, 255]
+    for source, index, path, begin in (
+        (beside, 1, "data/b.png", "begin at the folder of the file that names them; ?root=DIR gives another"),
+        (below, 0, "other/a.png", "begin at root=other; without ?root, at the folder of the file that names them"),
+    ):
+        with pytest.raises(BadExample) as error:
+            source[index]
+        assert f"looked for at {tmp_path / path}; " in error.value.detail and error.value.detail.endswith(begin)
