@@ -36,7 +36,7 @@ class Conv(nn.Module):
         pad = self.size // 2  # explicit: "SAME" pads a strided convolution on one side only, torch on both
         y = lax.conv_general_dilated(
             constrain(x.astype(self.dtype), "batch", None, None, None),
-            gathered(kernel.astype(self.dtype), axes),
+            gathered(jnp.asarray(kernel, self.dtype), axes),
             (self.stride, self.stride),
             ((pad, pad), (pad, pad)),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),

@@ -77,7 +77,7 @@ class Dense(nn.Module):
         shape = (x.shape[-1], self.features)
         width = None if self.axes[1] == "embed" else self.axes[1]
         kernel = self.param("kernel", partitioned(self.kernel_init, *self.axes), shape, jnp.float32)
-        y = product(x.astype(self.dtype).reshape(-1, x.shape[-1]), gathered(kernel.astype(self.dtype), self.axes))
+        y = product(x.astype(self.dtype).reshape(-1, x.shape[-1]), gathered(jnp.asarray(kernel, self.dtype), self.axes))
         if self.use_bias:
             bias = self.param("bias", partitioned(self.bias_init, width), (self.features,), jnp.float32)
             y = y + bias.astype(self.dtype)[None, :]
@@ -97,7 +97,7 @@ class Embed(nn.Module):
     def __call__(self, ids: Integer[Array, "*batch"]) -> Float[Array, "*batch F"]:
         axes = ("vocab", "embed")
         table = self.param("embedding", partitioned(self.table_init, *axes), (self.rows, self.features), jnp.float32)
-        x = jnp.take(constrain(table.astype(self.dtype), "vocab", None), ids, axis=0)
+        x = jnp.take(constrain(jnp.asarray(table, self.dtype), "vocab", None), ids, axis=0)
         return constrain(x, "batch", *(None,) * (x.ndim - 1))
 
 

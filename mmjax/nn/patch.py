@@ -52,7 +52,7 @@ class PatchEmbed(nn.Module):
             raise UserError(f"image of {Y}x{X} pixels does not divide into patches of {p}")
         axes = (None, None, None, "embed")
         kernel = self.param("kernel", partitioned(self.kernel_init, *axes), (p, p, C, self.width), jnp.float32)
-        kernel = gathered(kernel.astype(self.dtype), axes)
+        kernel = gathered(jnp.asarray(kernel, self.dtype), axes)
         image = image.astype(self.dtype)
         if stride == p:
             patches = image.reshape(B, Y // p, p, X // p, p, C).transpose(0, 1, 3, 2, 4, 5)  # [B, y, x, p, p, C]
