@@ -31,6 +31,7 @@ INSTALL = [
     "safetensors>=0.5",
     "scipy>=1.13",
     "sentencepiece>=0.2",
+    "tokenizers>=0.21,<1",
 ]
 
 EXTRAS = {

@@ -14,7 +14,8 @@ from mmjax.core import sharding as shd
 from mmjax.core import trees
 from mmjax.core.errors import UserError
 from mmjax.core.stacking import STACK, unstack_blocks
-from mmjax.data.tokenizers import ClipBPE, SentencePiece, SigLIP, Tokenizer, load_tokenizer
+from mmjax.data.choices import choose
+from mmjax.data.tokenizers import ClipBPE, Gemma, SentencePiece, SigLIP, Tokenizer, gemma, load_tokenizer
 from mmjax.data.tokenizers.published import SPIECE, publish
 from mmjax.systems import base
 from mmjax.train import checkpoint
@@ -29,6 +30,7 @@ ORIGIN = "origin"  # in the config of an mmjax checkpoint: what the published on
 CLIP_VOCAB = 49_408
 TOKENIZER_CONFIG = "tokenizer_config.json"  # beside Hugging Face's weights
 HF_LARGEST = 2  # the eos_token_id by which transformers means the largest id of a text
+OPEN_CLIP_CLEAN = {"canonicalize": "canonical", "lower": "lower", "whitespace": "none"}  # its names, gemma.CLEAN's
 OPENAI_SPECIALS = ("<|startoftext|>", "<|endoftext|>")  # OpenAI's and Hugging Face's spelling
 
 
@@ -161,7 +163,8 @@ def load(
 
 def eval_image(model: Model) -> dict[str, Any]:
     """How a published model's pictures are prepared, for `data.eval_image`: SigLIP's are squeezed to a square."""
-    return {"mode": "square"} if is_siglip(model.system) else {}
+    mode = {"mode": "square"} if is_siglip(model.system) else {}
+    return mode if model.origin is None else {**mode, "resample": model.origin.resample}
 
 
 def grow_vocab(model: Model, rows: int) -> Model:
@@ -231,6 +234,8 @@ def _name_tokenizer(directory: pathlib.Path, tokenizer: Tokenizer | None) -> Non
     path = directory / surgery.OPEN_CLIP_CONFIG
     config = files.read_json(path)
     clean = {SigLIP.kind: "canonicalize", ClipBPE.kind: "lower"}.get(tokenizer.kind, "whitespace")
+    if isinstance(tokenizer, Gemma):
+        clean = {ours: theirs for theirs, ours in OPEN_CLIP_CLEAN.items()}[tokenizer.clean]
     config["model_cfg"]["text_cfg"] |= {"hf_tokenizer_name": ".", "tokenizer_kwargs": {"clean": clean}}
     files.write_json(path, config)
 
@@ -256,15 +261,17 @@ def _metrics(path: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _vocabulary(path: pathlib.Path) -> pathlib.Path | None:
-    """The SentencePiece vocabulary of a published checkpoint."""
-    found = (path if path.is_dir() else path.parent) / SPIECE
-    return found if found.is_file() else None
+    """The vocabulary of a published checkpoint: a SentencePiece model, or a `tokenizer.json` of Gemma's."""
+    folder = path if path.is_dir() else path.parent
+    if (folder / SPIECE).is_file():
+        return folder / SPIECE
+    return folder / gemma.FILE if gemma.is_published(folder) else None
 
 
 def _check_padding_side(path: pathlib.Path) -> None:
     """Raises UserError for a published tokenizer that pads on the left: the positions were trained for other places."""
     found = (path if path.is_dir() else path.parent) / TOKENIZER_CONFIG
-    side = files.read_json(found).get("padding_side", "right") if found.is_file() else "right"
+    side = gemma.padding_side(files.read_json(found)) if found.is_file() else "right"
     if side != "right":
         raise UserError(
             f"{found}: padding_side = {side!r}, but CLIP's and SigLIP's text towers read texts padded on the right; if "
@@ -279,8 +286,21 @@ def tokenizer_of(model: Model) -> Tokenizer | None:
     if model.tokenizer is not None and model.tokenizer.name == SPIECE:
         kind = SigLIP if is_siglip(model.system) else SentencePiece
         return kind(model.tokenizer.read_bytes())
+    if model.tokenizer is not None and model.tokenizer.name == gemma.FILE:
+        return Gemma.read(
+            model.tokenizer.parent,
+            unsaid="lower" if is_siglip(model.system) else "none",  # SigLIP 2's training
+            asked=_open_clip_clean(model.origin.config) if model.origin and model.layout == "open_clip" else "none",
+        )
     if model.tokenizer is not None:
         return load_tokenizer(model.tokenizer)
     if model.layout == "mmjax" or model.system["txt"]["vocab"] != CLIP_VOCAB:
         return None
     return ClipBPE() if model.layout == "open_clip" else ClipBPE(specials=OPENAI_SPECIALS)
+
+
+def _open_clip_clean(config: Mapping[str, Any]) -> str:
+    """What open_clip does with a text before its tokenizer gets it, in the words of `gemma.CLEAN`."""
+    text = config.get("model_cfg", config).get("text_cfg", {})
+    clean = text.get("tokenizer_kwargs", {}).get("clean", "whitespace")
+    return OPEN_CLIP_CLEAN[choose("text_cfg.tokenizer_kwargs.clean of open_clip", clean, OPEN_CLIP_CLEAN)]

@@ -9,6 +9,7 @@ from mmjax.core.errors import UserError
 
 Color = tuple[int, int, int]
 MODES = ("crop", "square", "pad")
+RESAMPLES = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 WHITE: Color = (255, 255, 255)
 
@@ -56,9 +57,15 @@ def composite(image: np.ndarray, background: Color = WHITE) -> np.ndarray:
 
 
 def preprocess(
-    image: np.ndarray, size: int, *, mode: str = "crop", background: Color = WHITE, where: str = "image"
+    image: np.ndarray,
+    size: int,
+    *,
+    mode: str = "crop",
+    background: Color = WHITE,
+    resample: str = "bicubic",
+    where: str = "image",
 ) -> np.ndarray:
-    """The image that evaluation sees, bicubic with antialiasing.
+    """The image that evaluation sees, resized with antialiasing.
 
     * "crop": the shorter side becomes `size`, then the centre square: byte for byte OpenAI CLIP's
       `Resize(size, BICUBIC)` and `CenterCrop(size)`.
@@ -68,20 +75,24 @@ def preprocess(
     Args:
       image: uint8[Y, X, C], C = 1, 3 or 4; an alpha channel is laid on `background` first.
       size: pixels.
+      resample: "bicubic", or "bilinear" as in SigLIP 2.
       where: named in errors.
 
     Returns:
       uint8[size, size, 3].
     """
+    if resample not in RESAMPLES:
+        raise UserError(f"preprocess resample {resample!r}; valid: {', '.join(RESAMPLES)}")
+    how = RESAMPLES[resample]
     rgb = Image.fromarray(composite(check(image, where), background))
     width, height = rgb.size
     if mode == "square":
-        return np.array(rgb.resize((size, size), Image.Resampling.BICUBIC))
+        return np.array(rgb.resize((size, size), how))
     if mode == "crop":
         short, long = min(width, height), max(width, height)
         other = int(size * long / short)  # cut, not rounded: as torchvision does
         shape = (size, other) if width <= height else (other, size)
-        rgb = rgb.resize(shape, Image.Resampling.BICUBIC)
+        rgb = rgb.resize(shape, how)
         # Python's round (half to even) as in torchvision's center_crop; floor would differ by a pixel.
         left, top = round((shape[0] - size) / 2), round((shape[1] - size) / 2)
         return np.array(rgb.crop((left, top, left + size, top + size)))
@@ -89,7 +100,7 @@ def preprocess(
         long = max(width, height)
         shape = (max(1, round(width * size / long)), max(1, round(height * size / long)))
         canvas = Image.new("RGB", (size, size), background)
-        small = rgb.resize(shape, Image.Resampling.BICUBIC)
+        small = rgb.resize(shape, how)
         canvas.paste(small, ((size - shape[0]) // 2, (size - shape[1]) // 2))
         return np.array(canvas)
     raise UserError(f"preprocess mode {mode!r}; valid: {', '.join(MODES)}")
@@ -103,19 +114,23 @@ class Preprocess:
       size: side of the output in pixels, >= 1.
       mode: "crop", "square" or "pad".
       background: colour under transparent pixels and beside padded images.
+      resample: "bicubic" or "bilinear".
     """
 
     size: int = 224
     mode: str = "crop"
     background: Color = WHITE
+    resample: str = "bicubic"
 
     def __post_init__(self):
         if self.size < 1:
             raise UserError(f"image size {self.size}; valid: at least 1 pixel")
         if self.mode not in MODES:
             raise UserError(f"preprocess mode {self.mode!r}; valid: {', '.join(MODES)}")
+        if self.resample not in RESAMPLES:
+            raise UserError(f"preprocess resample {self.resample!r}; valid: {', '.join(RESAMPLES)}")
         object.__setattr__(self, "background", check_color(self.background, "background"))
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
         """uint8[Y, X, C] -> uint8[size, size, 3]; `rng` is not used."""
-        return preprocess(image, self.size, mode=self.mode, background=self.background)
+        return preprocess(image, self.size, mode=self.mode, background=self.background, resample=self.resample)

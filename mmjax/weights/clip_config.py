@@ -57,6 +57,11 @@ def detect_layout(config: Mapping[str, Any], where: str) -> str:
     """
     if config.get("model_type") in ("clip", "siglip"):
         return "hf"
+    if config.get("model_type") == "siglip2":
+        raise UserError(
+            f"{where}: model_type 'siglip2' is SigLIP 2's NaFlex (images of any aspect ratio as padded patches), which "
+            f"is not supported; SigLIP 2's models of one image size are: their model_type is 'siglip'"
+        )
     if {"vision_cfg", "text_cfg"} <= set(config.get("model_cfg", config)):
         return "open_clip"
     if {"vision_layers", "transformer_width"} <= set(config):

@@ -21,6 +21,7 @@ from mmjax.weights.siglip import is_siglip
 from mmjax.weights.transforms import Shape
 
 CONFIG, OPEN_CLIP_CONFIG, PREPROCESSOR = "config.json", "open_clip_config.json", "preprocessor_config.json"
+PIL_RESAMPLE = {"bicubic": 3, "bilinear": 2}  # Pillow's numbers
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 Shapes = Callable[[Mapping[str, Any]], Mapping[str, Shape]]
@@ -36,6 +37,7 @@ class Origin(NamedTuple):
       one_value: scale and bias are stored as `[1]`.
       buffers: see `Account`.
       dtypes: our path -> dtype in which it was stored, where that is not float32.
+      resample: how pictures are resized, "bicubic" or "bilinear".
     """
 
     layout: str
@@ -44,6 +46,7 @@ class Origin(NamedTuple):
     one_value: bool = False
     buffers: Mapping[str, Any] = {}
     dtypes: Mapping[str, str] = {}
+    resample: str = "bicubic"
 
     def table(self, system: Mapping[str, Any]) -> Table:
         """The table of this checkpoint's layout."""
@@ -128,7 +131,8 @@ def _open(source: pathlib.Path) -> tuple[files.Tensors, dict[str, Any], Origin, 
     config, where = _read_config(source, tensors)
     layout = clip_config.detect_layout(config, where)
     system = clip_config.system_from(config, layout, where)
-    return tensors, system | _pixels(source, system), _origin(layout, config, tensors), where
+    origin = _origin(layout, config, tensors)._replace(resample=_resample(source, layout, config))
+    return tensors, system | _pixels(source, system), origin, where
 
 
 def _read_config(source: pathlib.Path, tensors: files.Tensors) -> tuple[dict[str, Any], str]:
@@ -161,6 +165,17 @@ def _pixels(source: pathlib.Path, system: Mapping[str, Any]) -> dict[str, list[f
     stored = {"mean": settings.get("image_mean"), "std": settings.get("image_std")}
     usual = {"mean": list(system.get("mean", CLIP_MEAN)), "std": list(system.get("std", CLIP_STD))}
     return {key: value for key, value in stored.items() if value is not None and value != usual[key]}
+
+
+def _resample(source: pathlib.Path, layout: str, config: Mapping[str, Any]) -> str:
+    """How pictures are resized: as the preprocessor or `preprocess_cfg` says; bicubic where nothing does."""
+    if layout == "open_clip":  # which takes everything but this one as bicubic
+        return "bilinear" if (config.get("preprocess_cfg") or {}).get("interpolation") == "bilinear" else "bicubic"
+    path = (source if source.is_dir() else source.parent) / PREPROCESSOR
+    number = files.read_json(path).get("resample") if path.is_file() else None
+    if number not in (None, *PIL_RESAMPLE.values()):
+        raise UserError(f"{path}: resample = {number!r} is not supported; supported: 2 (bilinear), 3 (bicubic)")
+    return next((name for name, value in PIL_RESAMPLE.items() if value == number), "bicubic")
 
 
 # ------------------------------------------------------------------------------------------------- export
@@ -200,15 +215,16 @@ def export(
     table = clip_table(system, layout, **form)
     tensors = table.published(flat_variables(variables), origin.dtypes if origin else None)
     tensors |= table.extra(origin.buffers if origin else {}, same)
+    resample = origin.resample if origin else "bicubic"
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     files.write_safetensors(directory / files.WEIGHTS, tensors)
     files.write_json(directory / CONFIG, config)
     if layout == "hf":
-        files.write_json(directory / PREPROCESSOR, _preprocessor(system))
+        files.write_json(directory / PREPROCESSOR, _preprocessor(system, resample))
     if layout == "open_clip":  # the name and form that its `local-dir:` reads
         pixels: dict[str, Any] = {"mean": list(system.get("mean", CLIP_MEAN)), "std": list(system.get("std", CLIP_STD))}
-        pixels |= {"interpolation": "bicubic", "resize_mode": "squash" if is_siglip(system) else "shortest"}
+        pixels |= {"interpolation": resample, "resize_mode": "squash" if is_siglip(system) else "shortest"}
         model = {**config.get("model_cfg", config)}
         preprocess = {**pixels, **(config.get("preprocess_cfg") or {})}
         files.write_json(directory / OPEN_CLIP_CONFIG, {"model_cfg": model, "preprocess_cfg": preprocess})
@@ -235,14 +251,14 @@ def _same_model(one: Mapping[str, Any], other: Mapping[str, Any], layout: str) -
     return clip_config.system_from(one, layout, "config") == clip_config.system_from(other, layout, "config")
 
 
-def _preprocessor(system: Mapping[str, Any]) -> dict[str, Any]:
+def _preprocessor(system: Mapping[str, Any], resample: str) -> dict[str, Any]:
     size = system["img"]["image_size"]
     if is_siglip(system):  # squeezed to a square, nothing cut
         return {
             "image_processor_type": "SiglipImageProcessor",
             "do_resize": True,
             "size": {"height": size, "width": size},
-            "resample": 3,  # bicubic
+            "resample": PIL_RESAMPLE[resample],
             "do_rescale": True,
             "rescale_factor": 1 / 255,
             "do_normalize": True,
@@ -254,7 +270,7 @@ def _preprocessor(system: Mapping[str, Any]) -> dict[str, Any]:
         "image_processor_type": "CLIPImageProcessor",
         "do_resize": True,
         "size": {"shortest_edge": size},
-        "resample": 3,  # bicubic
+        "resample": PIL_RESAMPLE[resample],
         "do_center_crop": True,
         "crop_size": {"height": size, "width": size},
         "do_rescale": True,

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from mmjax import model
 from mmjax.commands import convert, models
 from mmjax.core import trees
 from mmjax.core.errors import UserError
 from mmjax.core.interpolate import bicubic_resize
 from mmjax.core.stacking import stack_blocks
-from mmjax.data.tokenizers import SentencePiece
-from mmjax.weights import files
+from mmjax.data.tokenizers import Gemma, SentencePiece
+from mmjax.weights import files, siglip_config
+from tests.data import gemma_files
 
 LAYOUT = {"hf_a": "hf", "openai_vit_a": "openai", "openai_rn_a": "openai"}
 LAYOUT |= dict.fromkeys(("open_clip_a", "open_clip_b", "open_clip_c", "open_clip_d"), "open_clip")
@@ -236,3 +238,53 @@ def test_no_checkpoint(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UserError, match="holds no weights"):
         (tmp_path / "empty").mkdir()
         run(tmp_path / "empty", tmp_path / "out", "hf")
+
+
+WORDS = ["a red circle", "a blue square on the left", "two green triangles", "a photo of a cat and a dog"] * 3
+
+
+def siglip2(folder: pathlib.Path) -> pathlib.Path:
+    """A tiny random SigLIP 2 as it is published."""
+    words = Gemma.read(gemma_files.write(folder / "words", WORDS))
+    words.save(folder / "saved")
+    tower = {"depth": 1, "heads": 2, "act": "gelu_tanh", "eps": 1e-6, "mlp_dim": 32, "width": 16}
+    img, txt = {"image_size": 16, "patch": 8, **siglip_config.IMG, **tower}, {**siglip_config.TXT, **tower}
+    system = {"name": "clip", "embed_dim": 16, "img": img, "txt": {"vocab": words.vocab_size, "length": 64, **txt}}
+    system |= {**siglip_config.SYSTEM, "mean": [0.5] * 3, "std": [0.5] * 3}
+    rng = np.random.default_rng(0)
+    flat = {path: rng.normal(size=shape).astype(np.float32) for path, shape in models.shapes(system).items()}
+    made = models.Model(system, trees.unflatten(flat), "mmjax", None, folder / "saved", None, "made for a test")
+    models.save(made, "hf", folder / "published")
+    gemma_files.write(folder / "published", WORDS)
+    path = folder / "published" / "preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "resample": 2}))
+    return folder / "published"
+
+
+def test_siglip_2_with_its_tokenizer_and_resampling(tmp_path: pathlib.Path) -> None:
+    source = siglip2(tmp_path)
+    ours = run(source, tmp_path / "ours", "mmjax")
+    again = run(ours, tmp_path / "again", "hf")
+    same_tensors(source, again)
+    texts, rng = ["A red CIRCLE", "a red circle", "a blue square"], np.random.default_rng(1)
+    picture = rng.integers(0, 256, (40, 30, 3), np.uint8)
+    first, *others = (model.load(folder) for folder in (source, ours, again))
+    rows = first.embed_text(texts)
+    np.testing.assert_array_equal(rows[0], rows[1])
+    assert np.abs(rows[0] - rows[2]).max() > 0.01
+    for other in others:
+        np.testing.assert_array_equal(other.embed_text(texts), rows)
+        np.testing.assert_array_equal(other.embed_image([picture]), first.embed_image([picture]))
+    path = source / "preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "resample": 3}))
+    assert np.abs(model.load(source).embed_image([picture]) - first.embed_image([picture])).max() > 1e-4
+    path.write_text(json.dumps({**json.loads(path.read_text()), "resample": 1}))
+    with pytest.raises(UserError, match=r"resample = 1 is not supported; supported: 2 \(bilinear\), 3 \(bicubic\)"):
+        models.load(source)
+
+
+def test_a_tokenizer_that_pads_on_the_left_unless_told(tmp_path: pathlib.Path) -> None:
+    source = siglip2(tmp_path)
+    gemma_files.write(source, WORDS, padding_side=None)
+    with pytest.raises(UserError, match="padding_side = 'left'"):
+        models.load(source)

@@ -1,3 +1,5 @@
+import functools
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -56,6 +58,17 @@ def test_square_and_pad():
     assert padded.shape == (16, 16, 3)
     assert (padded[:, :4] == [1, 2, 3]).all() and (padded[:, 12:] == [1, 2, 3]).all()
     np.testing.assert_array_equal(padded[:, 4:12], Image.fromarray(picture).resize((8, 16), Image.Resampling.BICUBIC))
+
+
+@pytest.mark.parametrize("mode", ["square", "pad", "crop"])
+def test_bilinear(mode):
+    picture = noise(32, 32, 3)
+    expected = Image.fromarray(picture).resize((16, 16), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(image.preprocess(picture, 16, mode=mode, resample="bilinear"), expected)
+    np.testing.assert_array_equal(image.Preprocess(size=16, mode=mode, resample="bilinear")(picture), expected)
+    for make in (image.Preprocess, functools.partial(image.preprocess, picture, 16)):
+        with pytest.raises(UserError, match="resample 'nearest'; valid: bicubic, bilinear"):
+            make(resample="nearest")
 
 
 def test_transparent_is_background_and_grey_is_rgb():

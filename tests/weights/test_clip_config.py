@@ -32,6 +32,16 @@ def test_layouts_and_back(name: str, layout: str, golden: pathlib.Path) -> None:
     assert system_from(again, layout, name) == system and eos_id(again, layout) == eos_id(config, layout)
 
 
+def test_siglip_2() -> None:
+    """Google's smallest configuration says the vocabulary alone; NaFlex is named, and refused."""
+    given = {"model_type": "siglip", "text_config": {"vocab_size": 256_000}, "vision_config": {"image_size": 512}}
+    system = system_from(given, detect_layout(given, "config.json"), "config.json")
+    assert (system["txt"]["vocab"], system["txt"]["length"], system["embed_dim"]) == (256_000, 64, 768)
+    assert (system["img"]["image_size"], system["img"]["patch"], system["txt"]["act"]) == (512, 16, "gelu_tanh")
+    with pytest.raises(UserError, match=r"model_type 'siglip2' is SigLIP 2's NaFlex .* not supported"):
+        detect_layout({"model_type": "siglip2", "text_config": {}, "vision_config": {}}, "config.json")
+
+
 def test_sizes_of_a_published_configuration() -> None:
     system = system_from({"model_type": "clip"}, "hf", "config.json")  # the library's defaults: ViT-B/32
     assert system["img"] == {

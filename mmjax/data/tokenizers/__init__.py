@@ -7,20 +7,23 @@ from mmjax.core.errors import UserError
 from mmjax.data.choices import choose
 from mmjax.data.tokenizers.base import CONFIG, Tokenizer
 from mmjax.data.tokenizers.clip_bpe import ClipBPE
+from mmjax.data.tokenizers.gemma import Gemma
 from mmjax.data.tokenizers.sentence_piece import SentencePiece
 from mmjax.data.tokenizers.siglip import SigLIP
 
-__all__ = ["TOKENIZERS", "ClipBPE", "SentencePiece", "SigLIP", "Tokenizer", "load_tokenizer", "open_tokenizer"]
+__all__ = ["TOKENIZERS", "ClipBPE", "Gemma", "SentencePiece", "SigLIP", "Tokenizer", "load_tokenizer", "open_tokenizer"]
 
-TOKENIZERS: dict[str, type[ClipBPE] | type[SentencePiece]] = {
+TOKENIZERS: dict[str, type[ClipBPE] | type[Gemma] | type[SentencePiece]] = {
     ClipBPE.kind: ClipBPE,
     SentencePiece.kind: SentencePiece,
     SigLIP.kind: SigLIP,
+    Gemma.kind: Gemma,
 }
 
 
 def open_tokenizer(spec: str) -> Tokenizer:
-    """From a config's spec: `clip_bpe[:MERGES]`, `sentencepiece:MODEL`, `siglip:MODEL`, or a folder of `save`.
+    """From a config's spec: `clip_bpe[:MERGES]`, `sentencepiece:MODEL`, `siglip:MODEL`, `gemma:FOLDER`, or a folder of
+    `save`.
 
     Raises:
       UserError: an unknown name, or a file that is missing or of another kind.

@@ -1,8 +1,9 @@
 """A tokenizer's files as transformers and open_clip read them.
 
 CLIP's merges become `vocab.json`, `merges.txt` and `tokenizer.json` (transformers' `CLIPTokenizer`), SigLIP's
-vocabulary `spiece.model` (`SiglipTokenizer`), one's own SentencePiece vocabulary `spiece.model` and, where the format
-of the library can say it, `tokenizer.json` (`PreTrainedTokenizerFast`).
+vocabulary `spiece.model` (`SiglipTokenizer`), SigLIP 2's its `tokenizer.json` with the lower case in it, one's own
+SentencePiece vocabulary `spiece.model` and, where the format of the library can say it, `tokenizer.json` (both:
+`PreTrainedTokenizerFast`, which takes the file as it is).
 """
 
 import json
@@ -11,6 +12,8 @@ from typing import Any
 
 import regex
 
+from mmjax.core.errors import UserError
+from mmjax.data.tokenizers import gemma
 from mmjax.data.tokenizers.base import Tokenizer
 from mmjax.data.tokenizers.clip_bpe import END_OF_WORD, ClipBPE
 from mmjax.data.tokenizers.sentence_piece import SentencePiece
@@ -28,10 +31,19 @@ def publish(tokenizer: Tokenizer, directory: Path, length: int, *, end: tuple[st
       directory: the folder of the exported checkpoint.
       length: tokens of a text.
       end: spelling and id of an end token beyond a SentencePiece vocabulary, instead of its own.
+
+    Raises:
+      UserError: an end token beyond another vocabulary.
     """
     if isinstance(tokenizer, ClipBPE):
         _clip(tokenizer, directory, length)
         return "transformers' CLIPTokenizer gives the same ids, but for texts that ftfy repairs or with HTML entities"
+    if isinstance(tokenizer, gemma.Gemma):
+        if end is not None:
+            raise UserError(
+                f"transformers reads the end token {tokenizer.eos_id} as another id: gemma's has to be another"
+            )
+        return _gemma(tokenizer, directory, length)
     assert isinstance(tokenizer, SentencePiece)
     (directory / SPIECE).write_bytes(tokenizer.model)
     if isinstance(tokenizer, SigLIP):
@@ -118,8 +130,20 @@ def _siglip(tokenizer: SigLIP, directory: Path, length: int) -> None:
     pieces = tokenizer.pieces()
     eos, unk = pieces[tokenizer.eos_id][0], pieces[tokenizer.unk_id][0]
     tokens = {"eos_token": eos, "unk_token": unk, "pad_token": eos}
-    _describe(
-        directory, "SiglipTokenizer", length, tokens, do_lower_case=True, sp_model_kwargs={}, padding_side="right"
+    _describe(directory, "SiglipTokenizer", length, tokens, do_lower_case=True, sp_model_kwargs={},
+              padding_side="right", model_input_names=["input_ids"])  # fmt: skip
+
+
+def _gemma(tokenizer: gemma.Gemma, directory: Path, length: int) -> str:
+    (directory / gemma.FILE).write_bytes(tokenizer.content)
+    named = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id, "pad_token": tokenizer.pad_id}
+    tokens = {name: tokenizer.token(number) for name, number in named.items() if number is not None}
+    # The model is to see the padding, so that no mask may go with the ids; the class's own name would drop lower case.
+    _describe(directory, "PreTrainedTokenizerFast", length, tokens, do_lower_case=tokenizer.clean != "none",
+              padding_side="right", model_input_names=["input_ids"])  # fmt: skip
+    return (
+        "transformers' AutoTokenizer gives the same ids, but for texts that spell a special token; open_clip's too, "
+        "but it repairs texts and takes extra spaces out of them first"
     )
 
 
