@@ -19,6 +19,7 @@ COMMANDS = {
     "search": ("mmjax.commands.search", "search pictures by a text or by another picture"),
     "convert": ("mmjax.commands.convert", "convert a checkpoint between layouts"),
     "data": ("mmjax.commands.data", "inspect a data source, or convert it to shards"),
+    "plan": ("mmjax.commands.plan", "whether a config fits on devices, and how long a step takes"),
     "verify": ("mmjax.commands.verify", "re-compute golden fixtures"),
 }
 

@@ -102,12 +102,22 @@ def data_of(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str
     Raises:
       UserError: an unknown key, or no training source.
     """
-    data = {**config["data"], **overrides}
-    check_keys("config.data", data, DATA_KEYS)
-    check_data(data)
+    data = data_settings(config, overrides)
     if not data.get("train"):
         raise UserError("config.data.train is empty: give a source, e.g. --config.data.train=jsonl:pairs.jsonl")
     data["max_bad"] = ledger.check_max_bad(data.get("max_bad", ledger.MAX_BAD))
+    return data
+
+
+def data_settings(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """config["data"] with a stage's changes, which need not name a source.
+
+    Raises:
+      UserError: an unknown key, or a value of another type.
+    """
+    data = {**config["data"], **overrides}
+    check_keys("config.data", data, DATA_KEYS)
+    check_data(data)
     return data
 
 

@@ -42,8 +42,14 @@ def make_mesh(shape: Mapping[str, int] | None = None, devices: Any = None) -> Me
     Raises:
       UserError: unknown axis, or sizes that do not multiply to the number of devices.
     """
-    shape = dict(shape or {"data": -1})
     devices = np.asarray(jax.devices() if devices is None else devices).reshape(-1)
+    sizes = mesh_sizes(shape, devices.size)
+    return Mesh(devices.reshape(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def mesh_sizes(shape: Mapping[str, int] | None, devices: int) -> tuple[int, ...]:
+    """Sizes of MESH_AXES for so many devices; `shape` and errors as in `make_mesh`."""
+    shape = dict(shape or {"data": -1})
     unknown = sorted(set(shape) - set(MESH_AXES))
     if unknown:
         raise UserError(f"mesh axis {unknown} does not exist; the axes are {list(MESH_AXES)}")
@@ -52,11 +58,11 @@ def make_mesh(shape: Mapping[str, int] | None = None, devices: Any = None) -> Me
         raise UserError(f"mesh {shape}: sizes are positive, and at most one may be -1 (what is left)")
     known = int(np.prod([s for s in sizes if s != -1]))
     if -1 in sizes:
-        sizes[sizes.index(-1)] = max(devices.size // known, 1)
-    if int(np.prod(sizes)) != devices.size:
+        sizes[sizes.index(-1)] = max(devices // known, 1)
+    if int(np.prod(sizes)) != devices:
         asked = " x ".join(f"{axis}={size}" for axis, size in zip(MESH_AXES, sizes, strict=True))
-        raise UserError(f"mesh {asked} asks for {int(np.prod(sizes))} devices, but there are {devices.size}")
-    return Mesh(devices.reshape(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+        raise UserError(f"mesh {asked} asks for {int(np.prod(sizes))} devices, but there are {devices}")
+    return tuple(sizes)
 
 
 @contextlib.contextmanager

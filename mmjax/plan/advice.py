@@ -1,0 +1,92 @@
+"""What to change when a step does not fit: variants of the config, each tried with the fast estimate."""
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mmjax.core.errors import UserError
+from mmjax.plan.estimate import estimate
+from mmjax.plan.topology import Topology
+
+MOST_HALVINGS = 10
+CHUNKS = (4, 16, 64)
+
+
+def try_changes(config: Mapping[str, Any], stage: str, topology: Topology, usable: int, margin: float) -> list[dict]:
+    """[{"change", "peak", "fits"} or {"change", "error"}] of every change, and of the largest batch that fits."""
+    found = [
+        _try(words, changed, stage, topology, usable, margin) for words, changed in _changes(config, stage, topology)
+    ]
+    batch = _batch(config, stage)
+    for _ in range(MOST_HALVINGS):
+        batch //= 2
+        if batch < 1:
+            break
+        smaller = _with(config, ("data", "batch_size"), batch, stage)
+        tried = _try(f"batch_size={batch}", smaller, stage, topology, usable, margin)
+        if "error" in tried:
+            break
+        if tried["fits"] or batch == _batch(config, stage) // 2:
+            found.append(tried)
+        if tried["fits"]:
+            break
+    return found
+
+
+def _changes(config: Mapping[str, Any], stage: str, topology: Topology) -> Iterator[tuple[str, dict]]:
+    mesh, devices = dict(config.get("mesh") or {}), topology.devices
+    combined, words = copy.deepcopy(dict(config)), []
+    if config["system"].get("remat") != "full":
+        remat = _with(config, ("system", "remat"), "full")
+        yield "system.remat=full", remat
+        combined, words = remat, ["remat=full"]
+    if config["system"].get("loss_form", "plain") == "plain":
+        form = "ring" if devices > 1 else "blocked"
+        yield f"system.loss_form={form}", _with(config, ("system", "loss_form"), form)
+        combined = _with(combined, ("system", "loss_form"), form)
+        words.append(f"loss_form={form}")
+    sizes = [n for n in (2, 4, 8, 64, devices) if n <= devices and devices % n == 0 and n > mesh.get("fsdp", 1)]
+    for n in sorted(set(sizes)):
+        yield f"mesh.fsdp={n}", _mesh(config, {"data": -1, "fsdp": n, "tensor": mesh.get("tensor", 1)})
+    for n in (2, 8):
+        if devices % n == 0 and n > mesh.get("tensor", 1):
+            rest = max(devices // n, 1)
+            fsdp = min(mesh.get("fsdp", 1), rest)
+            yield f"mesh.tensor={n} mesh.fsdp={fsdp}", _mesh(config, {"data": -1, "fsdp": fsdp, "tensor": n})
+    for chunks in CHUNKS:
+        said = f"stages.{stage}.chunks={chunks}"
+        yield said, _with(config, ("stages", stage, "chunks"), chunks)
+        if words:
+            yield f"{' '.join(words)} chunks={chunks}", _with(combined, ("stages", stage, "chunks"), chunks)
+
+
+def _mesh(config: Mapping[str, Any], mesh: dict[str, int]) -> dict[str, Any]:
+    return {**config, "mesh": mesh}
+
+
+def _with(config: Mapping[str, Any], path: tuple[str, ...], value: Any, stage: str = "") -> dict[str, Any]:
+    changed = copy.deepcopy(dict(config))
+    node = changed
+    for key in path[:-1]:
+        node = node.setdefault(key, {})
+    node[path[-1]] = value
+    if path == ("data", "batch_size"):  # a stage's own size would win
+        changed["stages"][stage].get("data", {}).pop("batch_size", None)
+    if path == ("system", "remat"):
+        for tower in changed["system"].values():
+            if isinstance(tower, dict):
+                tower.pop("remat", None)
+    return changed
+
+
+def _batch(config: Mapping[str, Any], stage: str) -> int:
+    return int((config["stages"][stage].get("data") or {}).get("batch_size", config["data"]["batch_size"]))
+
+
+def _try(words: str, config: dict, stage: str, topology: Topology, usable: int, margin: float) -> dict[str, Any]:
+    try:
+        found = estimate(config, stage, topology)
+    except UserError as error:
+        return {"change": words, "error": str(error)}
+    return {"change": words, "peak": found["peak"], "fits": found["peak"] * margin <= usable,
+            "seconds": found["seconds"]["step"]}  # fmt: skip
