@@ -5,6 +5,7 @@ Counted on the program as JAX differentiated it, loops multiplied out; compilers
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from mmjax.plan.program import Op, Program, times
 
@@ -27,7 +28,7 @@ def parts(op: Op) -> int:
     return math.prod(op.params["mesh"].shape[axis] for axis in named)
 
 
-def axes_of(spec: Sequence) -> list[str]:
+def axes_of(spec: Any) -> list[str]:
     """The mesh axes that a PartitionSpec names."""
     return [axis for entry in spec if entry for axis in ((entry,) if isinstance(entry, str) else entry)]
 

@@ -84,7 +84,7 @@ class _Liveness:
         for number, op in enumerate(program.ops):
             made = sum(self.size(out) for out in op.outs if out in stored)
             gone = sum(self.size(value) for value in ends.get(number, ()))
-            reused = min(gone, made) if op.name not in _PRODUCTS else 0
+            reused = min(gone, made) if op.name not in _PRODUCTS | _REDUCTIONS else 0
             during = self.places.gathered.get(op, 0) + self.inside(op)
             most = max(most, live + made - reused + during)
             live += made - gone
