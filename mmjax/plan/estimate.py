@@ -34,7 +34,7 @@ def estimate(config: Mapping[str, Any], stage: str, topology: Topology) -> dict[
     mesh = abstract_mesh(config, topology.devices)
     with use_mesh(mesh):
         step = abstract_step(config, stage, mesh)
-        whole = program.read(step.trace().jaxpr)
+        whole = program.read(step.trace().jaxpr, topology.spec.platform)
     places = _places(step, whole)
     state = len(jax.tree.leaves(step.state))
     temporaries = liveness.peak(whole, places, donated=state, platform=topology.spec.platform)
@@ -78,7 +78,7 @@ def model_flops(config: Mapping[str, Any], stage: str, topology: Topology) -> in
     plain["stages"][stage]["chunks"] = 1
     mesh = abstract_mesh(plain, topology.devices)
     with use_mesh(mesh):
-        return flops.count(program.read(abstract_step(plain, stage, mesh).trace().jaxpr))
+        return flops.count(program.read(abstract_step(plain, stage, mesh).trace().jaxpr, topology.spec.platform))
 
 
 def _without(tree: Any, key: str) -> None:

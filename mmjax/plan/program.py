@@ -50,9 +50,9 @@ class Program:
     outs: list[Value]
 
 
-def read(closed: Any) -> Program:
-    """The program of a ClosedJaxpr."""
-    return _read(closed.jaxpr)
+def read(closed: Any, platform: str = "cpu") -> Program:
+    """The program of a ClosedJaxpr, with the code that is written for "cpu", "gpu" (NVIDIA) or "tpu"."""
+    return _read(closed.jaxpr, {"gpu": "cuda"}.get(platform, platform))
 
 
 def times(op: Op) -> int:
@@ -60,32 +60,34 @@ def times(op: Op) -> int:
     return int(op.params["length"]) if op.name == "scan" else 1
 
 
-def _read(jaxpr: Any) -> Program:
+def _read(jaxpr: Any, platform: str) -> Program:
     values: dict[Any, Value] = {}
     ops: list[Op] = []
     for var in jaxpr.constvars:
         values[var] = _value(var.aval, constant=True)
     ins = [values.setdefault(var, _value(var.aval)) for var in jaxpr.invars]
-    _inline(jaxpr, values, ops)
+    _inline(jaxpr, values, ops, platform)
     outs = [_lookup(var, values) for var in jaxpr.outvars]
     return Program(ins, _alive(ops, outs), outs)
 
 
-def _inline(jaxpr: Any, values: dict[Any, Value], ops: list[Op]) -> None:
+def _inline(jaxpr: Any, values: dict[Any, Value], ops: list[Op], platform: str) -> None:
     """Appends a jaxpr's equations; `values` knows its arguments and learns the rest."""
     for eqn in jaxpr.eqns:
         ins = [_lookup(var, values) for var in eqn.invars]
         name = eqn.primitive.name
         inner = next((eqn.params[key] for key in _INLINED if key in eqn.params), None)
-        if inner is not None and name not in _KEPT:
+        if by_platform := eqn.params.get("branches_platforms"):  # chosen when the step is lowered
+            inner = eqn.params["branches"][_chosen(by_platform, platform)]
+        if inner is not None and (by_platform or name not in _KEPT):
             inner = _open(inner)
             scope = dict(zip(inner.invars, ins[len(ins) - len(inner.invars) :], strict=True))
             scope |= {var: _value(var.aval, constant=True) for var in inner.constvars}
-            _inline(inner, scope, ops)
+            _inline(inner, scope, ops, platform)
             values.update({var: _lookup(out, scope) for var, out in zip(eqn.outvars, inner.outvars, strict=True)})
             continue
         outs = [values.setdefault(var, _value(var.aval)) for var in eqn.outvars]
-        ops.append(Op(name, ins, outs, eqn.params, tuple(_read(_open(body)) for body in _bodies(eqn))))
+        ops.append(Op(name, ins, outs, eqn.params, tuple(_read(_open(body), platform) for body in _bodies(eqn))))
 
 
 def _bodies(eqn: Any) -> list[Any]:
@@ -98,6 +100,11 @@ def _bodies(eqn: Any) -> list[Any]:
         case "cond":
             return list(p["branches"])
     return []
+
+
+def _chosen(by_platform: Any, platform: str) -> int:
+    """The branch of a lax.platform_dependent: the platform's, or the default, which is None and last."""
+    return next(i for i, names in enumerate(by_platform) if names is None or platform in names)
 
 
 def _open(jaxpr: Any) -> Any:

@@ -339,10 +339,14 @@ def _scan(op: Op, s: Spread, count: int) -> None:
 
 def _loop(op: Op, s: Spread, count: int) -> None:
     """A while loop or a cond: bodies on their arguments' places, results as the first body leaves them."""
+    before, most = s.flops, 0
     for body in op.bodies:
         given = op.ins[len(op.ins) - len(body.ins) :]
         s.specs.update({inner: s.of(v) for inner, v in zip(body.ins, given, strict=True)})
+        s.flops = before
         _visit(body, s, count)
+        most = max(most, s.flops)
+    s.flops = max(before, most)
     s.specs.update({out: s.of(v) for out, v in zip(op.outs, op.bodies[0].outs, strict=True)})
 
 

@@ -59,6 +59,16 @@ def test_custom_derivative_and_branches():
     assert counted(either, (3, 5), (5, 5)) == 2 * 2 * 3 * 5 * 5
 
 
+def test_the_code_of_the_platform_is_counted():
+    def twice_on_cpu(x, w):
+        return jax.lax.platform_dependent(x, w, cpu=lambda x, w: (x @ w) @ w, default=lambda x, w: x @ w)
+
+    traced = jax.jit(twice_on_cpu).trace(jnp.zeros((3, 5)), jnp.zeros((5, 5))).jaxpr
+    once = 2 * 3 * 5 * 5
+    counts = {platform: flops.count(program.read(traced, platform)) for platform in ("cpu", "gpu", "tpu")}
+    assert counts == {"cpu": 2 * once, "gpu": once, "tpu": once}
+
+
 def test_shard_map_counts_all_parts_once(mesh8):
     with jax.set_mesh(mesh8):
         split = jax.shard_map(jnp.dot, in_specs=(P("data"), P()), out_specs=P("data"))
