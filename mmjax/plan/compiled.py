@@ -18,10 +18,6 @@ from mmjax.plan.topology import Topology
 
 # libtpu: a third of the time, and on ViT-L/14 the same memory to 0.2 %.
 _FAST = {"exec_time_optimization_effort": -1.0, "memory_fitting_effort": -1.0}
-_NAMES = {"all-reduce": "all-reduce", "all-gather": "all-gather", "reduce-scatter": "reduce-scatter",
-          "collective-permute": "permute", "all-to-all": "all-to-all"}  # fmt: skip
-_EXCHANGE = re.compile(rf"= (.+?) ({'|'.join(_NAMES)})(-start)?\(")
-_BITS = {"pred": 8, "s8": 8, "u8": 8, "bf16": 16, "f16": 16, "s16": 16, "u16": 16, "f64": 64, "s64": 64, "u64": 64}
 
 
 def source(topology: Topology) -> str | None:
@@ -38,7 +34,8 @@ def compile_stage(config: Mapping[str, Any], stage: str, topology: Topology, sec
     """Compiles a stage's step; {"arguments", "temporaries", "outputs", "aliased": bytes a device, "collectives": …}.
 
     `{"error": why}` if the compiler refused, or did not end in time. The collectives are those of the program's text,
-    each as often as the loop that holds it runs: {kind: bytes a device}; None where the compiler gives no text.
+    each as often as the loop that holds it runs: {kind: bytes a device}; None, with "collectives_error", where the
+    compiler gives no text or not how often its loops run.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if topology.spec.platform == "cpu":
@@ -62,6 +59,7 @@ def _compile(config: Mapping[str, Any], stage: str, topology: Topology) -> dict[
     from jax.experimental import topologies
 
     from mmjax.core import sharding as shd
+    from mmjax.core.collectives import collectives
     from mmjax.plan.step import abstract_step, use_mesh
 
     platform = topology.spec.platform
@@ -77,59 +75,22 @@ def _compile(config: Mapping[str, Any], stage: str, topology: Topology) -> dict[
         lowered = abstract_step(config, stage, mesh).trace().lower(lowering_platforms=(platform,))
     compiled = lowered.compile(_FAST if platform == "tpu" else None)
     memory = compiled.memory_analysis()
+    sent: dict[str, int] = {}
+    error = None
     try:
-        exchanged = collectives(compiled.as_text())
-    except jax.errors.JaxRuntimeError:  # libtpu has no text for some topologies
-        exchanged = None
+        for each in collectives(compiled.as_text()):
+            kind = each.kind.removeprefix("collective-")
+            sent[kind] = sent.get(kind, 0) + each.bytes * each.count
+    except (jax.errors.JaxRuntimeError, ValueError) as reason:  # libtpu: no text, or loops without their counts
+        error = str(reason).splitlines()[0][:200]
     return {
         "arguments": memory.argument_size_in_bytes,
         "temporaries": memory.temp_size_in_bytes,
         "outputs": memory.output_size_in_bytes,
         "aliased": memory.alias_size_in_bytes,
-        "collectives": exchanged,
+        "collectives": sent if error is None else None,
+        "collectives_error": error,
     }
-
-
-def collectives(text: str) -> dict[str, int]:
-    """{kind: bytes a device} of a compiled program: the larger of operands and results, loops multiplied out."""
-    bodies: dict[str, list[str]] = {}
-    name, entry = "", ""
-    for line in text.splitlines():
-        if head := re.match(r"(ENTRY )?%?([\w.\-]+) (?:\(.*)?.*\{$", line):
-            name = head[2]
-            entry = name if head[1] else entry
-            bodies[name] = []
-        elif name:
-            bodies[name].append(line)
-    total = dict.fromkeys(_NAMES.values(), 0)
-    _add(entry, 1, bodies, total)
-    return {kind: size for kind, size in total.items() if size}
-
-
-def _add(name: str, count: int, bodies: Mapping[str, list[str]], total: dict[str, int]) -> None:
-    gathered: set[str] = set()  # a TPU cuts one exchange into steps of a loop that share a channel
-    for line in bodies.get(name, ()):
-        if found := _EXCHANGE.search(line):
-            size = _bytes(found[1]) // (2 if found[3] and found[2] != "all-reduce" else 1)
-            if found[2] == "reduce-scatter" and (groups := re.search(r"replica_groups=\[\d+,(\d+)\]", line)):
-                size *= int(groups[1])
-            channel = re.search(r"channel_id=(\d+)", line)
-            key = f"{channel[1]} {found[1]}" if channel else line
-            total[_NAMES[found[2]]] += 0 if key in gathered and found[2] == "all-gather" else size * count
-            gathered.add(key)
-        trips = re.search(r'"known_trip_count":\{"n":"?(\d+)', line)
-        for called in re.findall(r"(?:calls|body|to_apply|branch_computations|condition)=\{?%?([\w.\-]+)", line):
-            _add(called, count * (int(trips[1]) if trips else 1), bodies, total)
-
-
-def _bytes(shapes: str) -> int:
-    total = 0
-    for kind, dims in re.findall(r"(\w+)\[([\d,]*)\]", shapes):
-        size = _BITS.get(kind, 32) // 8
-        for dim in filter(None, dims.split(",")):
-            size *= int(dim)
-        total += size
-    return total
 
 
 if __name__ == "__main__":

@@ -94,7 +94,14 @@ def _visit(program: Program, s: Spread, count: int) -> None:
 
 
 def _is_elementwise(op: Op) -> bool:
-    return all(v.shape in ((), op.outs[0].shape) for v in op.ins) and all(v.shape == op.outs[0].shape for v in op.outs)
+    """Operands of the result's shape; an axis of 1 is repeated, and a scalar."""
+    shape = op.outs[0].shape
+    fits = all(not v.shape or _repeats(v.shape, shape) for v in op.ins)
+    return fits and all(v.shape == shape for v in op.outs)
+
+
+def _repeats(given: Sequence[int], shape: Sequence[int]) -> bool:
+    return len(given) == len(shape) and all(have in (1, need) for have, need in zip(given, shape, strict=True))
 
 
 def _emit(s: Spread, kind: str, size: int, axes: Sequence[str], count: int) -> None:
@@ -126,7 +133,7 @@ def _merge(specs: Sequence[Spec], rank: int) -> Spec:
 
 def _elementwise(op: Op, s: Spread, count: int) -> None:
     shape = op.outs[0].shape
-    ins = [v for v in op.ins if v.shape == shape]
+    ins = [v for v in op.ins if len(v.shape) == len(shape)]
     ordered = sorted(ins, key=lambda v: -s.ways([a for axes in s.of(v) for a in axes]))
     merged = _merge([s.of(v) for v in ordered], len(shape))
     for value in ins:

@@ -30,7 +30,7 @@ def test_paper_config_on_a_pod(capsys):
     assert stage["flops"]["model"] == pytest.approx(3 * 32_768 * forward, rel=0.01)
     assert 1.2 < stage["flops"]["executed"] / stage["flops"]["model"] < 4 / 3
     assert stage["flops"]["a_device"] == pytest.approx(stage["flops"]["executed"] / 512, rel=1e-3)
-    assert {"all-gather", "reduce-scatter", "permute"} <= set(stage["collectives"])
+    assert {"all-gather", "all-reduce", "permute"} <= set(stage["collectives"])
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType
 
-from mmjax.plan import compiled, liveness, program, spread
+from mmjax.plan import liveness, program, spread
 
 MESH = {"data": 2, "fsdp": 4, "tensor": 1}
 BATCH, FSDP = ("data", "fsdp"), ("fsdp",)
@@ -33,6 +33,17 @@ def test_sharded_parameters_are_gathered_and_their_gradient_scattered():
     assert found.of(whole.outs[0]) == (FSDP, ())
 
 
+def test_a_repeated_bias_leaves_the_product_split():
+    _, found = analysed(
+        lambda x, w, b: jax.lax.add(x @ w, b[None]),
+        [(BATCH, ()), ((), ("tensor",)), (("tensor",),)],
+        (32, 16), (16, 24), (24,),
+        outs=[(BATCH, ("tensor",))],
+    )  # fmt: skip
+    assert not found.collectives
+    assert [spec for value, spec in found.specs.items() if value.shape == (32, 24)] == [(BATCH, ("tensor",))] * 2
+
+
 def test_a_reshape_keeps_the_major_axis():
     found = spread.Spread(MESH)
     assert spread.reshaped((32, 6, 8), (BATCH, (), ()), (32, 48), found) == (BATCH, ())
@@ -50,17 +61,3 @@ def test_what_is_fused_is_not_stored():
 def test_tiles():
     assert liveness.tiled((577, 577), 4) == (584, 640)
     assert liveness.tiled((3,), 4) == (128,)
-
-
-def test_collectives_of_a_program_count_loops():
-    text = """HloModule m
-%body (p: f32[4]) -> f32[4] {
-  %p = f32[4]{0} parameter(0)
-  ROOT %a = f32[4]{0} all-reduce(%p), channel_id=1, to_apply=%sum
-}
-ENTRY %main (p: f32[4]) -> f32[4] {
-  %w = f32[4]{0} while(%p), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"12"}}
-  ROOT %g = bf16[8,4]{1,0} all-gather(%w), channel_id=2, dimensions={0}
-}
-"""
-    assert compiled.collectives(text) == {"all-reduce": 12 * 16, "all-gather": 64}
