@@ -43,7 +43,7 @@ def test_conversions(published: pathlib.Path, capsys: pytest.CaptureFixture[str]
     lines = [line for block in re.findall(r"```bash\n(.*?)```", SECTION, re.S) for line in block.splitlines()]
     commands = [shlex.split(line, comments=True)[1:] for line in lines]
     ran = [words for words in commands if words[0] == "convert"]
-    assert len(ran) == 3
+    assert len(ran) == 4
     for words in ran:
         assert cli.main(words) == 0
         out = capsys.readouterr().out
@@ -58,6 +58,8 @@ def test_conversions(published: pathlib.Path, capsys: pytest.CaptureFixture[str]
     assert card.startswith('---\nlicense: "mit"\n') and "local-dir:" in card
     stored = json.loads((published / "ours/mmjax.json").read_text())["licences"]
     assert [item["licence"] for item in stored] == ["mit"]
+    grown = json.loads((published / "larger/mmjax.json").read_text())["system"]
+    assert grown["txt"]["vocab"] == 49_500
     one = mmjax.load(published / "openai/ViT-B-32.pt", batch_size=8)
     other = mmjax.load(published / "exported", batch_size=8)
     np.testing.assert_array_equal(one.embed_text(["a cat"]), other.embed_text(["a cat"]))

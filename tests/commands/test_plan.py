@@ -37,7 +37,7 @@ def test_paper_config_on_a_pod(capsys):
 def test_what_does_not_fit_gets_advice(capsys):
     words = ["--config", str(CLIP / "vit_l14_336.py"), "--topology", "h100:8", "--compile", "never"]
     code, said = run(capsys, *words)
-    assert code == 1 and "DOES NOT FIT" in said.out
+    assert code == 0 and "DOES NOT FIT" in said.out
     advice = said.out.partition("what would change it")[2]
     assert "chunks=64" in advice and "batch_size=16384" in advice and " fits " in advice
 
