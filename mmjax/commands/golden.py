@@ -10,6 +10,7 @@ A task or an output that mmjax cannot compute fails: nothing is skipped.
 """
 
 import dataclasses
+import importlib
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,7 +22,16 @@ from mmjax.core.errors import UserError
 from mmjax.weights import files
 
 META, CONFIG, IO, TABLE = "meta.json", "config.json", "io.safetensors", "io.json"
-SYSTEMS, NO_WEIGHTS = ("clip", "siglip", "losses"), ("losses",)
+NO_WEIGHTS = ("losses",)
+# System of a fixture -> module of this folder and its function, which opens a fixture and returns its runner. By name:
+# a fixture of one system does not import the others.
+OPENERS = {
+    "clip": ("golden_clip", "open_clip_model"),
+    "losses": ("golden_clip", "open_loss"),
+    "siglip": ("golden_clip", "open_clip_model"),
+}
+# (System, task) of a fixture that is a table of cases -> module and function; see `_run_table`.
+TABLES = {("clip", "tokenize"): ("golden_clip", "tokenize")}
 
 Arrays = dict[str, np.ndarray]
 # (task, inputs, names of the outputs) -> outputs; what it cannot compute it leaves out, or says in `Unable`.
@@ -92,8 +102,8 @@ def run_fixture(folder: pathlib.Path) -> list[Result]:
     for key in ("system", "tasks"):
         if key not in meta:
             raise UserError(f"{folder / META}: the key {key!r} is missing")
-    if meta["system"] not in SYSTEMS:
-        why = f"mmjax has no fixtures of the system {meta['system']!r}; there are {', '.join(SYSTEMS)}"
+    if meta["system"] not in OPENERS:
+        why = f"mmjax has no fixtures of the system {meta['system']!r}; there are {', '.join(OPENERS)}"
         tasks = meta["tasks"].items()
         return [Result(str(folder), task, name, 0.0, why=why) for task, about in tasks for name in about["outputs"]]
     # Highest: accelerators would otherwise multiply float32 in fewer bits than the reference did.
@@ -145,22 +155,19 @@ def compare(result: Result, ours: np.ndarray, reference: np.ndarray) -> Result:
 
 
 def _open(folder: pathlib.Path, meta: Mapping[str, Any]) -> Runner:
-    from mmjax.commands import golden_clip
+    return _function(*OPENERS[meta["system"]])(folder)
 
-    model = golden_clip.open_clip_model
-    runners = {"clip": model, "siglip": model, "losses": golden_clip.open_loss}
-    return runners[meta["system"]](folder)
+
+def _function(module: str, name: str) -> Callable[..., Any]:
+    return getattr(importlib.import_module(f"mmjax.commands.{module}"), name)
 
 
 def _run_table(folder: pathlib.Path, meta: Mapping[str, Any]) -> list[Result]:
     """A table of cases: every output of every case must be equal."""
-    from mmjax.commands import golden_clip
-
     cases = files.read_json_list(folder / TABLE)
     results = []
-    tables = {("clip", "tokenize"): golden_clip.tokenize}
     for task, about in meta["tasks"].items():
-        make = tables.get((meta["system"], task))
+        make = TABLES.get((meta["system"], task))
         for name in about["outputs"]:
             at = Result(str(folder), task, name, 0.0)
             if make is None:
@@ -168,7 +175,7 @@ def _run_table(folder: pathlib.Path, meta: Mapping[str, Any]) -> list[Result]:
                 results.append(dataclasses.replace(at, why=why))
                 continue
             try:
-                ours = make(folder, meta, cases, name)
+                ours = _function(*make)(folder, meta, cases, name)
             except Unable as error:
                 results.append(dataclasses.replace(at, why=str(error)))
                 continue

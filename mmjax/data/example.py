@@ -42,6 +42,11 @@ BATCH: dict[str, Key] = {
     "mask_ar": Key(("int32",), ("B T",), "1 = this token opens a new causal block: earlier ones do not see it"),
     "mask_loss": Key(("bool",), ("B T",), "True = this token is to be predicted; unshifted, the loss shifts"),
     "label": Key(("int32",), ("B",), "class index, for evaluation and classifiers"),
+    "target": Key(("float32",), ("B C",), "soft target of each of C classes, e.g. annotators who agree"),
+    "image_id": Key(("int32",), ("B",), "number of the picture; pairs of equal number are positives of each other"),
+    "answer_ids": Key(("int32",), ("B A L",), "token ids of up to A answers to the question in `ids`"),
+    "answer_valid": Key(("bool",), ("B A L",), "True = a real token of an answer"),
+    "answer_weight": Key(("float32",), ("B A",), "weight of each answer in the loss; 0 = no answer stands here"),
     "index": Key(("int64", "int32"), ("B",), "position of the example in its source"),
 }
 
