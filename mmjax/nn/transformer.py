@@ -117,7 +117,7 @@ class Inputs:
 
 @struct.dataclass
 class LayerInputs:
-    """What differs from block to block: a drop-path rate float[], an attention bias float[B|1, N|1, T|1, T], and keys and
+    """What differs from block to block: a drop-path rate float[], an attention bias float[B|1, N|1, T|1, T], keys and
     values of cross-attention that were projected outside of the block (float[B, S, K·H], float[B, S, K·H])."""
 
     drop_path: Any = None
