@@ -1,8 +1,8 @@
 """Caption metrics of COCO's evaluation in plain Python: BLEU-1 … 4, ROUGE-L, CIDEr-D.
 
 All take texts that are tokenized already (`treebank.tokenize`) and agree with pycocoevalcap 1.2, constants and
-conventions included. METEOR is not among them: its scores need a table of 30 million English paraphrases that comes with
-its Java program alone, and other numbers should not carry its name.
+conventions included. METEOR is not among them: its scores need the table of English paraphrases (62 MB) that
+comes with its Java program alone, and other numbers should not carry its name.
 """
 
 import math

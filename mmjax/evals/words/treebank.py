@@ -27,10 +27,11 @@ _PIECE = rf"(?:[dDoOlL]{_APOS}{_ALNUM})?(?:{_ALNUM}+|{_NUM})"
 _ENDED = r"(?![A-Za-z])"
 _MONTHS = "jan|feb|mar|apr|jun|jul|aug|sep|sept|oct|nov|dec"
 _DAYS = "mon|tue|tues|wed|thu|thurs|fri"
-_STATES = ("Ala|Ariz|[A]rk|Calif|Colo|Conn|Dak|Del|Fla|Ga|[I]ll|Ind|Kans?|Ky|[L]a|[M]ass|Md|Mich|Minn|[M]iss|Mo|Mont|Neb"
-           "|Nev|Okla|[O]re|[P]a|Penn|Tenn|[T]ex|Va|Vt|[W]ash|Wisc?|Wyo")  # fmt: skip
-_TITLES = ("Mr|Mrs|Ms|Miss|Drs?|Profs?|Sens?|Reps?|Attys?|Lt|Col|Gen|Messrs|Govs?|Adm|Rev|Maj|Sgt|Cpl|Pvt|Capt|Ste?|Ave"
-           "|Pres|Lieut|Hon|Brig|Co?mdr|Pfc|Spc|Supts?|Det|Mt|Ft|Adj|Adv|Asst|Assoc|Ens|Insp|Mlle|Mme|Msgr|Sfc")  # fmt: skip
+_STATES = ("Ala|Ariz|[A]rk|Calif|Colo|Conn|Dak|Del|Fla|Ga|[I]ll|Ind|Kans?|Ky|[L]a|[M]ass|Md|Mich|Minn|[M]iss|Mo|Mont"
+           "|Neb|Nev|Okla|[O]re|[P]a|Penn|Tenn|[T]ex|Va|Vt|[W]ash|Wisc?|Wyo")  # fmt: skip
+_TITLES = ("Mr|Mrs|Ms|Miss|Drs?|Profs?|Sens?|Reps?|Attys?|Lt|Col|Gen|Messrs|Govs?|Adm|Rev|Maj|Sgt|Cpl|Pvt|Capt|Ste?"
+           "|Ave|Pres|Lieut|Hon|Brig|Co?mdr|Pfc|Spc|Supts?|Det|Mt|Ft|Adj|Adv"
+           "|Asst|Assoc|Ens|Insp|Mlle|Mme|Msgr|Sfc")  # fmt: skip
 _COMPANIES = "Inc|Cos?|Corp|Pp?t[ye]s?|Ltd|Plc|Rt|Bancorp|Dept|Bhd|Assn|Univ|Intl|Sys"
 _OTHERS = "Jr|Sr|Bros|(?:Ed|Ph)\\.D|Blvd|Rd|Esq"
 _ALWAYS = "etc|al|seq|c|Bldg|Ph|vs|v|Alex|Wm|Jos|Cie|a\\.k\\.a|cf|TREAS"
