@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.linalg
 import scipy.special
-from jaxtyping import Float, Float64, Int, Integer
+from jaxtyping import Bool, Float, Float64, Int, Integer
 
 from mmjax.core.errors import UserError
 
@@ -98,9 +98,7 @@ def reference_clip_score(
     return np.divide(2 * score * best, both, out=np.zeros_like(both), where=both > 0)
 
 
-def strict_ranks(
-    scores: Float[np.ndarray, "Q G"], right: Integer[np.ndarray, "Q G"] | np.ndarray
-) -> Int[np.ndarray, " Q"]:
+def strict_ranks(scores: Float[np.ndarray, "Q G"], right: Bool[np.ndarray, "Q G"]) -> Int[np.ndarray, " Q"]:
     """Number of entries strictly above the best right answer of each row, from 0; a tie counts for the query.
 
     That is how published retrieval tables count. `ranking.best_ranks` counts ties against the query.
@@ -113,7 +111,7 @@ def strict_ranks(
     return (scores > best).sum(axis=1)
 
 
-def average_precision(scores: Float[np.ndarray, " N"], targets: Integer[np.ndarray, " N"] | np.ndarray) -> float:
+def average_precision(scores: Float[np.ndarray, " N"], targets: Integer[np.ndarray, " N"]) -> float:
     """Σ_t (R_t - R_{t-1}) P_t over descending thresholds, equal scores taken together; 0 without a positive.
 
     Source: the step-wise average precision of information retrieval, without interpolation.

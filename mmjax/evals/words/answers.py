@@ -9,8 +9,8 @@ import numpy as np
 from mmjax.core.errors import UserError
 
 ENOUGH = 3  # annotators who must agree for full marks
-_NUMBERS = dict(zip(["none", "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"], ["0", "0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10"],
-                    strict=True))  # fmt: skip
+_DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+_NUMBERS = {"none": "0"} | {word: str(i) for i, word in enumerate(_DIGITS)}
 _ARTICLES = ("a", "an", "the")
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 # Written as `(?!<=\d)` in the published code, which is always true: a period stays only where a digit follows. The
