@@ -58,6 +58,8 @@ class BlockSpec:
       order: where the norm stands. "pre": x + f(norm x) (CLIP, ViT); "post": norm(x + f x) (BERT);
         "branch": x + norm(f x) (CogVLM's EVA2).
       cross: adds cross-attention to a context between self-attention and MLP (`cross`, `norm_cross`).
+      norm_context: the context passes a norm of its own in every block, `norm_context` (open_clip's CoCa).
+      mid_mlp: a second MLP between self- and cross-attention, `norm_mid` and `mlp_mid` (open_clip's CoCa).
       layer_scale: initial value of a learned gain per channel on each branch, `scale1`, `scale2` (Touvron et al. 2021).
       drop_path: highest rate of dropping a whole branch per example (Huang et al. 2016); grows linearly over a stack.
       dropout, attn_dropout: of the branches (and the MLP's inside), and of the attention weights.
@@ -83,6 +85,8 @@ class BlockSpec:
     sub_norm: bool = False
     bias_kv: bool = False
     cross: bool = False
+    norm_context: bool = False
+    mid_mlp: bool = False
     layer_scale: float | None = None
     drop_path: float = 0.0
     dropout: float = 0.0
@@ -141,15 +145,23 @@ class Block(nn.Module):
             return attention(x, bias=bias, mask=inputs.mask, rope=inputs.rope, train=self.train)
 
         def cross(x: Array) -> Array:
-            return self._attention("cross")(x, inputs.context, mask=inputs.context_mask, train=self.train)
+            context = inputs.context
+            if s.norm_context:
+                context = norm(s.norm)(s.eps, s.dtype, name="norm_context")(context)
+            return self._attention("cross")(x, context, mask=inputs.context_mask, train=self.train)
 
-        inner_eps = s.eps if s.sub_norm else None
-        mlp = Mlp(s.mlp_dim, s.act, s.gated, s.mlp_bias, inner_eps, s.dropout, s.inits, s.dtype, name="mlp")
+        def mlp(name: str) -> Any:
+            inner_eps = s.eps if s.sub_norm else None
+            layer = Mlp(s.mlp_dim, s.act, s.gated, s.mlp_bias, inner_eps, s.dropout, s.inits, s.dtype, name=name)
+            return lambda h: layer(h, train=self.train)
+
         x = constrain(x, "batch", None, None)
         x = self._residual(x, attend, "1", layer.drop_path)
+        if s.mid_mlp:
+            x = self._residual(x, mlp("mlp_mid"), "_mid", layer.drop_path)
         if s.cross and inputs.context is not None:
             x = self._residual(x, cross, "_cross", layer.drop_path)
-        x = self._residual(x, lambda h: mlp(h, train=self.train), "2", layer.drop_path)
+        x = self._residual(x, mlp("mlp"), "2", layer.drop_path)
         return constrain(x, "batch", None, None)
 
     def _attention(self, name: str, **options: Any) -> MultiHeadAttention:
