@@ -27,12 +27,17 @@ from mmjax.data.load import usable
 from mmjax.data.pipeline import Pipeline
 from mmjax.data.prefetch import DevicePrefetch, prefetch_to_device
 from mmjax.data.sources import open_source
-from mmjax.data.tokenizers import SentencePiece, Tokenizer, load_tokenizer, open_tokenizer
+from mmjax.data.tokenizers import TRAINABLE, SentencePiece, Tokenizer, WordPiece, load_tokenizer, open_tokenizer
 from mmjax.evals.base import Evaluator, Tools
 from mmjax.evals.build import build_evaluator
 
-# config["tokenizer"]: `spec` (what open_tokenizer takes), or `train_on`, a source, and `vocab_size` for SentencePiece.
-TOKENIZER_KEYS = ("spec", "train_on", "vocab_size", "model_type", "normalization")
+# config["tokenizer"]: `spec` (what open_tokenizer takes), or `train_on`, a source, with `vocab_size` and the `kind`
+# that is trained on its texts; and options of each kind.
+_TRAIN_OPTIONS = {
+    SentencePiece.kind: ("model_type", "normalization"),
+    WordPiece.kind: ("lower", "added", "clean", "most_words"),
+}
+TOKENIZER_KEYS = ("spec", "kind", "train_on", "vocab_size", *(key for keys in _TRAIN_OPTIONS.values() for key in keys))
 
 DATA_KEYS = {
     "train": "source spec, or {spec: weight}",
@@ -57,15 +62,19 @@ def make_tokenizer(config: Mapping[str, Any], saved: pathlib.Path | None) -> Tok
     if saved is not None and saved.is_dir():
         return load_tokenizer(saved)
     if config.get("spec"):
-        return open_tokenizer(config["spec"])
+        return open_tokenizer(config["spec"], **{k: config[k] for k in _TRAIN_OPTIONS[WordPiece.kind] if k in config})
     if not config.get("train_on") or not config.get("vocab_size"):
-        raise UserError(
-            "config.tokenizer needs `spec`, or `train_on` (a source) and `vocab_size` to train SentencePiece"
-        )
+        raise UserError("config.tokenizer needs `spec`, or `train_on` (a source), `vocab_size` and `kind` to train one")
+    kind = choose("config.tokenizer.kind", config.get("kind", SentencePiece.kind), TRAINABLE)
+    check_keys(
+        f"config.tokenizer of the kind {kind}",
+        config,
+        ("spec", "kind", "train_on", "vocab_size", *_TRAIN_OPTIONS[kind]),
+    )
     source = open_source(config["train_on"])
     lines = (line for example in usable(source) for line in example["texts"])
-    options = {k: config[k] for k in ("model_type", "normalization") if k in config}
-    return SentencePiece.train(lines, config["vocab_size"], **options)
+    options = {k: config[k] for k in _TRAIN_OPTIONS[kind] if k in config}
+    return TRAINABLE[kind].train(lines, config["vocab_size"], **options)
 
 
 def check_vocabulary(config: Mapping[str, Any], tokenizer: Tokenizer) -> None:

@@ -123,12 +123,17 @@ class MultiHeadAttention(nn.Module):
         x: Float[Array, "B T D"],
         context: Float[Array, "B S E"] | None = None,
         *,
+        kv: tuple[Float[Array, "B S G"], Float[Array, "B S G"]] | None = None,
         bias: Float[Array, "#B #N #T #S"] | None = None,
         mask: Bool[Array, "#B #N #T #S"] | None = None,
         rope: Rope | None = None,
         train: bool = False,
     ) -> Float[Array, "B T F"]:
-        """Attends from x to `context` (default: x itself); `rope` rotates queries and keys by the same positions."""
+        """Attends from x to `context` (default: x itself); `rope` rotates queries and keys by the same positions.
+
+        `kv`: keys and values float[B, S, K·H] that were projected elsewhere, in the place of a context; the module then
+        has no `k` and `v` (ALBEF's twin layers for NLVR2 share theirs).
+        """
         B, T, D = x.shape
         N, K = self.heads, self.kv_heads or self.heads
         if (D % N and self.head_dim is None) or N % K:
@@ -140,8 +145,11 @@ class MultiHeadAttention(nn.Module):
             return Dense(features, axes, use_bias, kernel_init, self.inits.attn_bias, self.dtype, name=name)
 
         q = dense(N * H, ("embed", "heads"), self.q_bias, self.inits.qkv, "q")(x)  # [B, T, N*H]
-        k = dense(K * H, ("embed", "heads"), self.k_bias, self.inits.qkv, "k")(context)  # [B, S, K*H]
-        v = dense(K * H, ("embed", "heads"), self.v_bias, self.inits.qkv, "v")(context)
+        if kv is None:
+            k = dense(K * H, ("embed", "heads"), self.k_bias, self.inits.qkv, "k")(context)  # [B, S, K*H]
+            v = dense(K * H, ("embed", "heads"), self.v_bias, self.inits.qkv, "v")(context)
+        else:
+            k, v = kv
         if self.bias_kv:
             k, v = self._append(k, "bias_k"), self._append(v, "bias_v")
             bias = None if bias is None else jnp.pad(bias, ((0, 0), (0, 0), (0, 0), (0, 1)))

@@ -62,7 +62,8 @@ class BlockSpec:
       mid_mlp: a second MLP between self- and cross-attention, `norm_mid` and `mlp_mid` (open_clip's CoCa).
       layer_scale: initial value of a learned gain per channel on each branch, `scale1`, `scale2` (Touvron et al. 2021).
       drop_path: highest rate of dropping a whole branch per example (Huang et al. 2016); grows linearly over a stack.
-      dropout, attn_dropout: of the branches (and the MLP's inside), and of the attention weights.
+      dropout, attn_dropout: of the branches, and of the attention weights.
+      mlp_dropout: inside the MLP; default `dropout` (BERT: 0).
       attention: kernel of the attention, "xla" or "cudnn" (see nn/attention.py).
       sub_norm: layer norms before the attention's and the MLP's output maps (BEiT-3).
     """
@@ -91,6 +92,7 @@ class BlockSpec:
     drop_path: float = 0.0
     dropout: float = 0.0
     attn_dropout: float = 0.0
+    mlp_dropout: float | None = None
     attention: str = "xla"
     inits: BlockInit = normal_init()  # noqa: RUF009 - frozen
     dtype: DTypeLike = jnp.float32
@@ -103,7 +105,9 @@ class Inputs:
     Attributes:
       bias, mask: of self-attention, float and bool [B or 1, N or 1, T or 1, T]; True = attend.
       rope: positions of self-attention.
-      context, context_mask: float[B, S, E] and bool[B or 1, N or 1, T or 1, S] of cross-attention.
+      context, context_mask: float[B, S, E] and bool[B or 1, N or 1, T or 1, S] of cross-attention; E may differ from D.
+      mode: which self-attention and which norm of it: "" is `attn` and `norm1`, "dec" is `attn_dec` and `norm1_dec`.
+        Modes share everything else of a block (BLIP's encoder and decoder).
     """
 
     # Any: under jax's transformations the leaves are tracers, shapes or placeholders.
@@ -112,14 +116,17 @@ class Inputs:
     rope: Any = None
     context: Any = None
     context_mask: Any = None
+    mode: str = struct.field(pytree_node=False, default="")
 
 
 @struct.dataclass
 class LayerInputs:
-    """What differs from block to block: a drop-path rate float[], an attention bias float[B|1, N|1, T|1, T]."""
+    """What differs from block to block: a drop-path rate float[], an attention bias float[B|1, N|1, T|1, T], keys and
+    values of cross-attention that were projected outside of the block (float[B, S, K·H], float[B, S, K·H])."""
 
     drop_path: Any = None
     bias: Any = None
+    context_kv: Any = None
 
 
 class Block(nn.Module):
@@ -140,26 +147,30 @@ class Block(nn.Module):
         if layer.bias is not None:
             bias = layer.bias if bias is None else bias + layer.bias
 
+        mode = f"_{inputs.mode}" if inputs.mode else ""
+
         def attend(x: Array) -> Array:
-            attention = self._attention("attn", bias_kv=s.bias_kv)
+            attention = self._attention(f"attn{mode}", bias_kv=s.bias_kv)
             return attention(x, bias=bias, mask=inputs.mask, rope=inputs.rope, train=self.train)
 
         def cross(x: Array) -> Array:
             context = inputs.context
-            if s.norm_context:
+            if s.norm_context and context is not None:
                 context = norm(s.norm)(s.eps, s.dtype, name="norm_context")(context)
-            return self._attention("cross")(x, context, mask=inputs.context_mask, train=self.train)
+            attention = self._attention("cross")
+            return attention(x, context, kv=layer.context_kv, mask=inputs.context_mask, train=self.train)
 
         def mlp(name: str) -> Any:
             inner_eps = s.eps if s.sub_norm else None
-            layer = Mlp(s.mlp_dim, s.act, s.gated, s.mlp_bias, inner_eps, s.dropout, s.inits, s.dtype, name=name)
+            mlp_dropout = s.dropout if s.mlp_dropout is None else s.mlp_dropout
+            layer = Mlp(s.mlp_dim, s.act, s.gated, s.mlp_bias, inner_eps, mlp_dropout, s.inits, s.dtype, name=name)
             return lambda h: layer(h, train=self.train)
 
         x = constrain(x, "batch", None, None)
-        x = self._residual(x, attend, "1", layer.drop_path)
+        x = self._residual(x, attend, f"1{mode}", layer.drop_path)
         if s.mid_mlp:
             x = self._residual(x, mlp("mlp_mid"), "_mid", layer.drop_path)
-        if s.cross and inputs.context is not None:
+        if s.cross and (inputs.context is not None or layer.context_kv is not None):
             x = self._residual(x, cross, "_cross", layer.drop_path)
         x = self._residual(x, mlp("mlp"), "2", layer.drop_path)
         return constrain(x, "batch", None, None)
