@@ -62,7 +62,7 @@ def test_two_mlps_are_a_block_without_and_one_with_cross_attention():
     half = Block(BlockSpec(2, 32, "gelu", 1e-5)).apply({"params": first}, X)
     seen = np.asarray(SEEN)
     seen = (seen - seen.mean(-1, keepdims=True)) / np.sqrt(seen.var(-1, keepdims=True) + 1e-5)
-    seen = seen * p["norm_context"]["scale"] + p["norm_context"]["bias"]
+    seen = jnp.asarray(seen * p["norm_context"]["scale"] + p["norm_context"]["bias"])
     # A plain block with cross-attention whose self-attention adds nothing.
     silent = jax.tree.map(jnp.zeros_like, p["attn"])
     second = {"norm1": p["norm1"], "attn": silent, **{k: p[k] for k in ("norm_cross", "cross", "norm2", "mlp")}}
