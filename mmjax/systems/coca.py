@@ -227,8 +227,8 @@ def _open_clip(embed_dim: int, img: tuple[int, int, int, int], width: int, vocab
     tower = {"image_size": size, "patch": patch, "width": img_width, "depth": depth, "heads": img_width // 64}
     pools = {"pool": "none", "norm_post": "none"} if pooled else {"pool": "cls", "norm_post": "all"}
     txt = {"vocab": vocab, "length": 76, "width": width, "depth": 12, "heads": width // 64, "act": "gelu"}
-    shared = {"pool": "first", "queries": 256, "pool_width": embed_dim, "pool_heads": 8} if pooled else {"pool": "none"}
-    shared |= {"pad_id": 0, "ignore_id": 0}
+    shared: dict[str, Any] = {"pool": "none", "pad_id": 0, "ignore_id": 0}
+    shared |= {"pool": "first", "queries": 256, "pool_width": embed_dim, "pool_heads": 8} if pooled else {}
     dec = {"depth": 12, "mlps": 2}
     return {"embed_dim": embed_dim, "img": {**tower, "act": "gelu", **pools}, "txt": {**txt, "cls_shift": True},
             "dec": dec, **shared}  # fmt: skip
