@@ -43,7 +43,8 @@ def vqa_accuracy(table: Mapping[str, Any]) -> Table:
     overall, groups = answers.accuracy_table(
         [answers.vqa_accuracy(case["prediction"], case["answers"]) for case in items], kinds
     )
-    totals: dict[str, Any] = {"overall": overall, "evalai_mean": float(np.mean([case["evalai_accuracy"] for case in made]))}
+    mean = float(np.mean([case["evalai_accuracy"] for case in made]))
+    totals: dict[str, Any] = {"overall": overall, "evalai_mean": mean}
     totals |= {f"per_{kind}": found for kind, found in groups.items()}
     return Table(totals, made, ("question_id", "question_type", "answer_type", "prediction", "answers"))
 

@@ -8,7 +8,8 @@ _BLIP = re.compile(r"[.!\"()*#:;~]")
 _BLANKS = re.compile(r"\s{2,}")
 
 
-def _first_words(text: str, most: int) -> str:
+def first_words(text: str, most: int) -> str:
+    """The first words of a text, counted at blanks."""
     words = text.split(" ")
     return " ".join(words[:most]) if len(words) > most else text
 
@@ -23,13 +24,13 @@ def albef_caption(text: str, words: int = 30) -> str:
       'a mans t shirt person'
     """
     text = _ALBEF.sub("", text.lower()).replace("-", " ").replace("/", " ").replace("<person>", "person")
-    return _first_words(_BLANKS.sub(" ", text).rstrip("\n").strip(" "), words)
+    return first_words(_BLANKS.sub(" ", text).rstrip("\n").strip(" "), words)
 
 
 def albef_question(text: str, words: int = 50) -> str:
     """ALBEF's questions: as its captions, but runs of white space stay."""
     text = _ALBEF.sub("", text.lower()).replace("-", " ").replace("/", " ")
-    return _first_words(text.rstrip(" "), words)
+    return first_words(text.rstrip(" "), words)
 
 
 def blip_caption(text: str, words: int = 50) -> str:
@@ -42,12 +43,12 @@ def blip_caption(text: str, words: int = 50) -> str:
       'a man, riding a horse'
     """
     text = _BLANKS.sub(" ", _BLIP.sub(" ", text.lower()))
-    return _first_words(text.rstrip("\n").strip(" "), words)
+    return first_words(text.rstrip("\n").strip(" "), words)
 
 
 def blip_question(text: str, words: int = 50) -> str:
     """BLIP's and LAVIS' questions: lower case, marks removed, white space kept but at the end."""
-    return _first_words(_BLIP.sub("", text.lower()).rstrip(" "), words)
+    return first_words(_BLIP.sub("", text.lower()).rstrip(" "), words)
 
 
 CLEANERS: dict[str, Callable[[str, int], str]] = {
