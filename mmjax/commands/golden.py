@@ -247,7 +247,7 @@ def _compare_values(result: Result, pairs: Sequence[tuple[Any, Any]]) -> Result:
         for mine, theirs in _leaves(ours, reference):
             number = isinstance(theirs, float | int) and not isinstance(theirs, bool)
             if number and isinstance(mine, float | int):
-                largest = max(largest, abs(mine - theirs))
+                largest = max(largest, float(abs(mine - theirs)))
             elif mine != theirs:
                 wrong.append(f"{mine!r}, expected {theirs!r}")
     why = f"{len(wrong)} of {len(pairs)} differ, the first: {wrong[0][:200]}" if wrong else ""
