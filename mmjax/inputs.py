@@ -18,7 +18,7 @@ from mmjax.commands.left_out import tell
 from mmjax.core import sharding as shd
 from mmjax.core.config import check_keys
 from mmjax.core.errors import UserError
-from mmjax.data import augment, ledger
+from mmjax.data import augment, ledger, tasks
 from mmjax.data import text as texts
 from mmjax.data.choices import choose
 from mmjax.data.example import BadExample
@@ -42,6 +42,7 @@ TOKENIZER_KEYS = ("spec", "kind", "train_on", "vocab_size", *(key for keys in _T
 DATA_KEYS = {
     "train": "source spec, or {spec: weight}",
     "batch_size": "over all devices",
+    "task": "tasks.from_config's mapping: what an example is; pairs of an image and a text unless told",
     "image": "augment.from_config's mapping, without size",
     "text": "text.from_config's mapping",
     "text_buckets": "lengths to the smallest of which a batch's texts are cut: less work, the same loss",
@@ -155,6 +156,7 @@ def make_pipeline(
         length=text_length(config),
         image=augment.from_config({**data.get("image", {}), "size": image_size(config)}),
         text=texts.from_config(data.get("text", {})),
+        task=tasks.from_config(data.get("task")),
         batch_size=data["batch_size"],
         seed=config["seed"],
         rows=None if mesh is None else shd.local_rows(mesh, data["batch_size"]),
@@ -176,8 +178,12 @@ def abstract_batch(config: Mapping[str, Any], mesh: Any) -> dict[str, jax.ShapeD
     """Shapes of the smallest batch that the mesh can split; enough to initialise a system."""
     rows = int(np.prod([mesh.shape[axis] for axis in shd.BATCH_AXES]))
     size, length = image_size(config), text_length(config)
+    task = tasks.from_config(config["data"].get("task"))
+    several = (task.images,) if task.images > 1 else ()
+    extra = {key: jax.ShapeDtypeStruct((rows, *shape), dtype) for key, (shape, dtype) in task.shapes(length).items()}
     return {
-        "image": jax.ShapeDtypeStruct((rows, size, size, 3), np.uint8),
+        **extra,
+        "image": jax.ShapeDtypeStruct((rows, *several, size, size, 3), np.uint8),
         "ids": jax.ShapeDtypeStruct((rows, length), np.int32),
         "valid": jax.ShapeDtypeStruct((rows, length), np.bool_),
     }
