@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from mmjax.core.errors import UserError
 from mmjax.core.sharding import constrain
 from mmjax.nn.attention import MultiHeadAttention
+from mmjax.nn.cache import CACHE, Slots
 from mmjax.nn.dense import BlockInit, normal_init
 from mmjax.nn.mlp import Mlp
 from mmjax.nn.norm import norm
@@ -100,6 +101,8 @@ class Inputs:
       bias, mask: of self-attention, float and bool [B or 1, N or 1, T or 1, T]; True = attend.
       rope: positions of self-attention.
       context, context_mask: float[B, S, E] and bool[B or 1, N or 1, T or 1, S] of cross-attention.
+      slots: where self-attention keeps its keys and values, and cross-attention its context's (nn/cache.py); where they
+        are read, no context is given.
     """
 
     # Any: under jax's transformations the leaves are tracers, shapes or placeholders.
@@ -108,6 +111,7 @@ class Inputs:
     rope: Any = None
     context: Any = None
     context_mask: Any = None
+    slots: Slots | None = None
 
 
 @struct.dataclass
@@ -136,18 +140,21 @@ class Block(nn.Module):
         if layer.bias is not None:
             bias = layer.bias if bias is None else bias + layer.bias
 
+        reads = inputs.slots is not None and inputs.slots.reads
+
         def attend(x: Array) -> Array:
             attention = self._attention("attn", bias_kv=s.bias_kv)
-            return attention(x, bias=bias, mask=inputs.mask, rope=inputs.rope, train=self.train)
+            return attention(x, bias=bias, mask=inputs.mask, rope=inputs.rope, slots=inputs.slots, train=self.train)
 
         def cross(x: Array) -> Array:
-            return self._attention("cross")(x, inputs.context, mask=inputs.context_mask, train=self.train)
+            mask, slots = inputs.context_mask, inputs.slots
+            return self._attention("cross")(x, inputs.context, mask=mask, slots=slots, stored=reads, train=self.train)
 
         inner_eps = s.eps if s.sub_norm else None
         mlp = Mlp(s.mlp_dim, s.act, s.gated, s.mlp_bias, inner_eps, s.dropout, s.inits, s.dtype, name="mlp")
         x = constrain(x, "batch", None, None)
         x = self._residual(x, attend, "1", layer.drop_path)
-        if s.cross and inputs.context is not None:
+        if s.cross and (inputs.context is not None or reads):
             x = self._residual(x, cross, "_cross", layer.drop_path)
         x = self._residual(x, lambda h: mlp(h, train=self.train), "2", layer.drop_path)
         return constrain(x, "batch", None, None)
@@ -233,7 +240,7 @@ class Transformer(nn.Module):
             return x
         body = nn.scan(
             lambda block, x, layer, inputs: (block(x, layer, inputs), None),
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, CACHE: 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(0, nn.broadcast),
             length=self.depth,
