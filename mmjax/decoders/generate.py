@@ -6,13 +6,13 @@ A system that writes has a field and three methods; the cache is the Linen colle
 end_ids: tuple[int, ...]                the tokens that end its texts
 prompt(batch)                           (int32[B, T], bool[B, T]), padded on the right: what the text begins with, at
                                         least one token in each row
-prefill(batch, ids, valid, room)        (logits float[B, V] of the token after each prompt, int32[B] filled slots): reads
-                                        pictures and prompt; makes the cache, with slots for texts of `room` tokens
-decode(ids, filled)                     logits float[R, V] of the token after ids int32[R], which goes to slot filled[R]
+prefill(batch, ids, valid, room)        (logits float[B, V] of the token after each prompt, int32[B] filled slots):
+                                        reads pictures and prompt; makes the cache, for texts of `room` tokens
+decode(ids, filled)                     logits float[R, V] of the token after ids int32[R], which goes to slot filled
 ```
 
-`filled` may exceed the prompt's tokens: a prefix of pictures takes slots, too. R is a multiple of B: beams of a row stand
-side by side, and what depends on the row alone (its context) is kept once.
+`filled` may exceed the prompt's tokens: a prefix of pictures takes slots, too. R is a multiple of B: beams of a row
+stand side by side, and what depends on the row alone (its context) is kept once.
 """
 
 import dataclasses

@@ -124,6 +124,7 @@ class MultiHeadAttention(nn.Module):
         x: Float[Array, "B T D"],
         context: Float[Array, "B S E"] | None = None,
         *,
+        kv: tuple[Float[Array, "B S G"], Float[Array, "B S G"]] | None = None,
         bias: Float[Array, "#B #N #T #S"] | None = None,
         mask: Bool[Array, "#B #N #T #S"] | None = None,
         rope: Rope | None = None,
@@ -136,6 +137,8 @@ class MultiHeadAttention(nn.Module):
         Args:
           x: float[B, T, D].
           context: float[B, S, E].
+          kv: keys and values float[B, S, K·H] that were projected elsewhere, in the place of a context; the module then
+            has no `k` and `v` (ALBEF's twin layers for NLVR2 share theirs).
           bias, mask: see `attend`.
           rope: of x's positions.
           slots: where keys and values are kept for later calls (nn/cache.py). Where they are read, S is the cache's,
@@ -149,7 +152,7 @@ class MultiHeadAttention(nn.Module):
         if (D % N and self.head_dim is None) or N % K:
             raise UserError(f"attention: {N} heads do not divide the width {D}, or {K} key heads do not divide {N}")
         H = self.head_dim or D // N
-        own, context = context is None, x if context is None else context
+        own, context = context is None and kv is None, x if context is None else context
 
         def dense(features: int, axes: tuple[str, str], use_bias: bool, kernel_init: Initializer, name: str) -> Dense:
             return Dense(features, axes, use_bias, kernel_init, self.inits.attn_bias, self.dtype, name=name)
@@ -161,8 +164,11 @@ class MultiHeadAttention(nn.Module):
             mask = self.get_variable(CACHE, f"{CONTEXT}_mask")
             q = q.reshape(len(k), -1, N, H)  # rows of one context side by side, as more queries
         else:
-            k = dense(K * H, ("embed", "heads"), self.k_bias, self.inits.qkv, "k")(context)  # [B, S, K*H]
-            v = dense(K * H, ("embed", "heads"), self.v_bias, self.inits.qkv, "v")(context)
+            if kv is None:
+                k = dense(K * H, ("embed", "heads"), self.k_bias, self.inits.qkv, "k")(context)  # [B, S, K*H]
+                v = dense(K * H, ("embed", "heads"), self.v_bias, self.inits.qkv, "v")(context)
+            else:
+                k, v = kv
             if self.bias_kv:
                 k, v = self._append(k, "bias_k"), self._append(v, "bias_v")
                 bias = None if bias is None else jnp.pad(bias, ((0, 0), (0, 0), (0, 0), (0, 1)))

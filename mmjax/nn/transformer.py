@@ -61,7 +61,8 @@ class BlockSpec:
       cross: adds cross-attention to a context between self-attention and MLP (`cross`, `norm_cross`).
       layer_scale: initial value of a learned gain per channel on each branch, `scale1`, `scale2` (Touvron et al. 2021).
       drop_path: highest rate of dropping a whole branch per example (Huang et al. 2016); grows linearly over a stack.
-      dropout, attn_dropout: of the branches (and the MLP's inside), and of the attention weights.
+      dropout, attn_dropout: of the branches, and of the attention weights.
+      mlp_dropout: inside the MLP; default `dropout` (BERT: 0).
       attention: kernel of the attention, "xla" or "cudnn" (see nn/attention.py).
       sub_norm: layer norms before the attention's and the MLP's output maps (BEiT-3).
     """
@@ -88,6 +89,7 @@ class BlockSpec:
     drop_path: float = 0.0
     dropout: float = 0.0
     attn_dropout: float = 0.0
+    mlp_dropout: float | None = None
     attention: str = "xla"
     inits: BlockInit = normal_init()  # noqa: RUF009 - frozen
     dtype: DTypeLike = jnp.float32
@@ -100,9 +102,11 @@ class Inputs:
     Attributes:
       bias, mask: of self-attention, float and bool [B or 1, N or 1, T or 1, T]; True = attend.
       rope: positions of self-attention.
-      context, context_mask: float[B, S, E] and bool[B or 1, N or 1, T or 1, S] of cross-attention.
+      context, context_mask: float[B, S, E] and bool[B or 1, N or 1, T or 1, S] of cross-attention; E may differ from D.
       slots: where self-attention keeps its keys and values, and cross-attention its context's (nn/cache.py); where they
         are read, no context is given.
+      mode: which self-attention and which norm of it: "" is `attn` and `norm1`, "dec" is `attn_dec` and `norm1_dec`.
+        Modes share everything else of a block (BLIP's encoder and decoder).
     """
 
     # Any: under jax's transformations the leaves are tracers, shapes or placeholders.
@@ -112,14 +116,17 @@ class Inputs:
     context: Any = None
     context_mask: Any = None
     slots: Slots | None = None
+    mode: str = struct.field(pytree_node=False, default="")
 
 
 @struct.dataclass
 class LayerInputs:
-    """What differs from block to block: a drop-path rate float[], an attention bias float[B|1, N|1, T|1, T]."""
+    """What differs from block to block: a drop-path rate float[], an attention bias float[B|1, N|1, T|1, T], keys and
+    values of cross-attention that were projected outside of the block (float[B, S, K·H], float[B, S, K·H])."""
 
     drop_path: Any = None
     bias: Any = None
+    context_kv: Any = None
 
 
 class Block(nn.Module):
@@ -141,20 +148,23 @@ class Block(nn.Module):
             bias = layer.bias if bias is None else bias + layer.bias
 
         reads = inputs.slots is not None and inputs.slots.reads
+        mode = f"_{inputs.mode}" if inputs.mode else ""
 
         def attend(x: Array) -> Array:
-            attention = self._attention("attn", bias_kv=s.bias_kv)
+            attention = self._attention(f"attn{mode}", bias_kv=s.bias_kv)
             return attention(x, bias=bias, mask=inputs.mask, rope=inputs.rope, slots=inputs.slots, train=self.train)
 
         def cross(x: Array) -> Array:
-            mask, slots = inputs.context_mask, inputs.slots
-            return self._attention("cross")(x, inputs.context, mask=mask, slots=slots, stored=reads, train=self.train)
+            kv, mask, slots = layer.context_kv, inputs.context_mask, inputs.slots
+            attention = self._attention("cross")
+            return attention(x, inputs.context, kv=kv, mask=mask, slots=slots, stored=reads, train=self.train)
 
         inner_eps = s.eps if s.sub_norm else None
-        mlp = Mlp(s.mlp_dim, s.act, s.gated, s.mlp_bias, inner_eps, s.dropout, s.inits, s.dtype, name="mlp")
+        mlp_dropout = s.dropout if s.mlp_dropout is None else s.mlp_dropout
+        mlp = Mlp(s.mlp_dim, s.act, s.gated, s.mlp_bias, inner_eps, mlp_dropout, s.inits, s.dtype, name="mlp")
         x = constrain(x, "batch", None, None)
-        x = self._residual(x, attend, "1", layer.drop_path)
-        if s.cross and (inputs.context is not None or reads):
+        x = self._residual(x, attend, f"1{mode}", layer.drop_path)
+        if s.cross and (inputs.context is not None or layer.context_kv is not None or reads):
             x = self._residual(x, cross, "_cross", layer.drop_path)
         x = self._residual(x, lambda h: mlp(h, train=self.train), "2", layer.drop_path)
         return constrain(x, "batch", None, None)
