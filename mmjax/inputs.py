@@ -88,8 +88,10 @@ def check_vocabulary(config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
 
 def text_length(config: Mapping[str, Any], overrides: Mapping[str, Any] = MappingProxyType({})) -> int:
     """Tokens per text: `config.data.text_length` (or a stage's), or as many as the system has positions."""
-    length = {**config["data"], **overrides}.get("text_length")
-    return int(length) if length else positions_length(config)
+    length, most = {**config["data"], **overrides}.get("text_length"), positions_length(config)
+    if length is not None and not 1 <= length <= most:
+        raise UserError(f"config.data.text_length = {length}; valid: 1 to {most}, the positions of config.system.txt")
+    return most if length is None else length
 
 
 def positions_length(config: Mapping[str, Any]) -> int:

@@ -23,7 +23,7 @@ def test_the_command_offers_every_layout():
 
 
 def test_a_system_without_a_published_layout_is_named():
-    with pytest.raises(UserError, match="'nothing' has no published layout; those that have: .*clip"):
+    with pytest.raises(UserError, match="'nothing' has no published layout"):
         families.family_of({"name": "nothing"})
 
 
