@@ -46,7 +46,8 @@ img, kind "resnet":
 txt:
   vocab *, length *, width *, depth *, heads *
   mlp_dim (default 4 * width), act (default "quick_gelu"), eps (default 1e-5), dropout, scan, remat, attention
-  causal (default true), mask_padding (default false), pool ("end" (default: the end token) or "last")
+  causal (default true), mask_padding (default false), pool ("end" (default: the end token), "last" or "cls"),
+  cls_shift (default false), layer_scale (default null)
 """
 
 from collections.abc import Collection, Mapping
@@ -71,7 +72,7 @@ _VIT = {"kind", "image_size", "patch", "width", "depth", "heads", "mlp_dim", "ac
         "dropout", "patch_drop", "crop_edge", *_SHARED}  # fmt: skip
 _RESNET = {"kind", "image_size", "layers", "width", "heads", "remat"}
 _TEXT = {"vocab", "length", "width", "depth", "heads", "mlp_dim", "act", "eps", "dropout", "causal", "mask_padding",
-         "pool", *_SHARED}  # fmt: skip
+         "pool", "cls_shift", "layer_scale", *_SHARED}  # fmt: skip
 _CHOICES = {"act": tuple(ACTIVATIONS), "remat": tuple(REMAT), "norm_post": POSTS, "attention": KERNELS}
 _POOLS = {True: TEXT_POOLS, False: POOLS}  # whether it is the text tower
 
