@@ -12,6 +12,7 @@ from mmjax.nn.cache import CACHE, CONTEXT, Slots, padded, seen, written
 from mmjax.nn.dense import BlockInit, Dense, Initializer, normal, normal_init
 from mmjax.nn.norm import LayerNorm
 from mmjax.nn.position import Rope, rotate
+from mmjax.nn.segments import Segments, by_segment
 
 KERNELS = ("xla", "cudnn")
 
@@ -100,6 +101,7 @@ class MultiHeadAttention(nn.Module):
       out_features: default D.
       dropout: of the attention weights.
       kernel: see `attend`.
+      segments: each has maps (and an inner norm) of its own, `q_{expert}` … (see nn/segments.py); all attend to all.
     """
 
     heads: int
@@ -117,6 +119,7 @@ class MultiHeadAttention(nn.Module):
     inits: BlockInit = normal_init()
     dtype: DTypeLike = jnp.float32
     kernel: str = "xla"
+    segments: Segments = ()
 
     @nn.compact
     def __call__(
@@ -154,19 +157,23 @@ class MultiHeadAttention(nn.Module):
         H = self.head_dim or D // N
         own, context = context is None and kv is None, x if context is None else context
 
-        def dense(features: int, axes: tuple[str, str], use_bias: bool, kernel_init: Initializer, name: str) -> Dense:
-            return Dense(features, axes, use_bias, kernel_init, self.inits.attn_bias, self.dtype, name=name)
+        def dense(
+            x: Array, features: int, axes: tuple[str, str], use_bias: bool, init: Initializer, name: str
+        ) -> Array:
+            def make(expert: str) -> Dense:
+                return Dense(features, axes, use_bias, init, self.inits.attn_bias, self.dtype, name=f"{name}{expert}")
 
-        q = dense(N * H, ("embed", "heads"), self.q_bias, self.inits.qkv, "q")(x)  # [B, T, N*H]
-        q = q.reshape(B, T, N, H)
+            return by_segment(x, self.segments, make)
+
+        q = dense(x, N * H, ("embed", "heads"), self.q_bias, self.inits.qkv, "q").reshape(B, T, N, H)
         if stored:
             k, v = (self.get_variable(CACHE, f"{CONTEXT}_{name}") for name in "kv")
             mask = self.get_variable(CACHE, f"{CONTEXT}_mask")
             q = q.reshape(len(k), -1, N, H)  # rows of one context side by side, as more queries
         else:
             if kv is None:
-                k = dense(K * H, ("embed", "heads"), self.k_bias, self.inits.qkv, "k")(context)  # [B, S, K*H]
-                v = dense(K * H, ("embed", "heads"), self.v_bias, self.inits.qkv, "v")(context)
+                k = dense(context, K * H, ("embed", "heads"), self.k_bias, self.inits.qkv, "k")  # [B, S, K*H]
+                v = dense(context, K * H, ("embed", "heads"), self.v_bias, self.inits.qkv, "v")
             else:
                 k, v = kv
             if self.bias_kv:
@@ -184,9 +191,9 @@ class MultiHeadAttention(nn.Module):
         scale = H**-0.5 if self.scale is None else self.scale
         y = attend(q, k, v, scale=scale, bias=bias, mask=mask, drop=drop, kernel=self.kernel)
         y = constrain(y.reshape(B, T, N * H), "batch", None, "heads")
-        if self.inner_eps is not None:
-            y = LayerNorm(self.inner_eps, self.dtype, name="norm_inner")(y)
-        return dense(self.out_features or D, ("heads", "embed"), self.out_bias, self.inits.out, "out")(y)
+        if (eps := self.inner_eps) is not None:
+            y = by_segment(y, self.segments, lambda expert: LayerNorm(eps, self.dtype, name=f"norm_inner{expert}"))
+        return dense(y, self.out_features or D, ("heads", "embed"), self.out_bias, self.inits.out, "out")
 
     def _keep(
         self, k: Array, v: Array, mask: Array | None, slots: Slots, own: bool
