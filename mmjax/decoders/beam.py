@@ -1,5 +1,6 @@
 """Beam search, with the rules of transformers', so that equal logits give equal texts."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -69,7 +70,7 @@ def search(
     Arguments are those of `sample.sample`; `step` gets B · beams rows, a row's beams side by side.
     """
     B, W = len(texts.ids), how.beams
-    room, before, ends = texts.ids.shape[1], filled - texts.length, limit(texts, how)
+    room, before, ends = texts.ids.shape[1], filled - texts.length, limit(texts.prompt, texts.ids.shape[1], how)
     running = jnp.repeat(texts.ids[:, None], W, axis=1)
     score = jnp.where(jnp.arange(W)[None] == 0, 0.0, LOWEST) * jnp.ones((B, 1), jnp.float32)
     state = Beams(
@@ -133,7 +134,7 @@ def grow(
         going &= ~new.done.all(axis=1)
     kept = jax.tree.map(lambda a, b: jnp.where(state.going.reshape(B, *(1,) * (a.ndim - 1)), a, b), new, state)
     origin = jnp.arange(B)[:, None] * W + _pick(beam, running)
-    return kept.replace(going=going), origin.reshape(B * W)
+    return dataclasses.replace(kept, going=going), origin.reshape(B * W)
 
 
 def _finished(

@@ -71,7 +71,8 @@ def generate(system: Any, variables: Mapping[str, Any], batch: Batch, how: Setti
     seeds = _seeds(batch, len(logits), how)
     if how.best > 1:
         copies = functools.partial(jnp.repeat, repeats=how.best, axis=0)
-        cache, logits, filled, texts = beam.repeat(cache, how.best), *jax.tree.map(copies, (logits, filled, texts))
+        cache = beam.repeat(cache, how.best)
+        logits, filled, texts = jax.tree.map(copies, (logits, filled, texts))
     return sample(step, cache, logits, filled, texts, seeds, how)
 
 

@@ -40,16 +40,14 @@ def begin(ids: Integer[Array, "R T"], length: Integer[Array, "R"], room: int, ho
     """Prompts, padded on the right, in rows of `room` tokens; those without room for another one have ended."""
     rows = jnp.pad(ids, ((0, 0), (0, room - ids.shape[1]))).astype(jnp.int32)
     length = length.astype(jnp.int32)
-    texts = Texts(rows, length, length, jnp.zeros(len(ids), jnp.float32), jnp.zeros(len(ids), bool))
-    return texts.replace(ended=length >= limit(texts, how))
+    ended = length >= limit(length, room, how)
+    return Texts(rows, length, length, jnp.zeros(len(ids), jnp.float32), ended)
 
 
-def limit(texts: Texts, how: Settings) -> Integer[Array, "R"]:
-    """Where each row ends at last."""
-    ends = jnp.full(texts.prompt.shape, texts.ids.shape[1], jnp.int32)
-    if how.max_length is not None:
-        ends = jnp.minimum(ends, how.max_length)
-    return ends if how.max_new is None else jnp.minimum(ends, texts.prompt + how.max_new)
+def limit(prompt: Integer[Array, "R"], room: int, how: Settings) -> Integer[Array, "R"]:
+    """Where each row ends at last, in rows of `room` tokens."""
+    ends = jnp.full(prompt.shape, room if how.max_length is None else min(room, how.max_length), jnp.int32)
+    return ends if how.max_new is None else jnp.minimum(ends, prompt + how.max_new)
 
 
 def extend(texts: Texts, logits: Float[Array, "R V"], seeds: UInt32[Array, "R"], how: Settings) -> Texts:
@@ -65,7 +63,9 @@ def extend(texts: Texts, logits: Float[Array, "R V"], seeds: UInt32[Array, "R"],
     at = jnp.where(texts.ended, texts.ids.shape[1], texts.length)  # beyond the row: dropped
     ids = texts.ids.at[rows, at].set(token, mode="drop")
     length = texts.length + ~texts.ended
-    ends = jnp.isin(token, jnp.asarray(how.end_ids, jnp.int32)) | (length >= limit(texts, how))
+    ends = jnp.isin(token, jnp.asarray(how.end_ids, jnp.int32)) | (
+        length >= limit(texts.prompt, texts.ids.shape[1], how)
+    )
     score = texts.score + jnp.where(texts.ended, 0.0, gain)
     return Texts(ids, length, texts.prompt, score, texts.ended | ends)
 

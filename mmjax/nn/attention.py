@@ -1,5 +1,7 @@
 """Multi-head attention over one or two sequences."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -166,6 +168,8 @@ class MultiHeadAttention(nn.Module):
             return by_segment(x, self.segments, make)
 
         q = dense(x, N * H, ("embed", "heads"), self.q_bias, self.inits.qkv, "q").reshape(B, T, N, H)
+        k: Any
+        v: Any
         if stored:
             k, v = (self.get_variable(CACHE, f"{CONTEXT}_{name}") for name in "kv")
             mask = self.get_variable(CACHE, f"{CONTEXT}_mask")
