@@ -7,7 +7,7 @@ draws comes from the generator that it is given, so that a batch is a function o
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -40,21 +40,12 @@ class Tokenizer(Protocol):
 class Task(Protocol):
     """One kind of training data; a dataclass, whose fields are part of the state of a pipeline."""
 
-    @property
-    def images(self) -> int:
-        """Pictures an example."""
-        ...
-
     def check(self, example: Mapping[str, Any], text: Any) -> None:
         """Raises BadExample for an example that cannot be used; `text` is the config's choice of texts."""
         ...
 
     def sample(self, example: Mapping[str, Any], number: int, make: Make, rng: np.random.Generator) -> Sample:
         """`image`, `text` and what else is drawn of one example."""
-        ...
-
-    def shapes(self, length: int) -> dict[str, tuple[tuple[int, ...], Any]]:
-        """Shape of one row, and dtype, of each key that `collate` makes of texts of so many tokens."""
         ...
 
     def collate(self, samples: Sequence[Sample], tokenizer: Tokenizer, length: int) -> Arrays:
@@ -94,7 +85,6 @@ class Pairs:
     """
 
     image_id: bool = False
-    images: ClassVar[int] = 1
 
     def check(self, example: Mapping[str, Any], text: Any) -> None:
         check = getattr(text, "check", None)
@@ -104,9 +94,6 @@ class Pairs:
     def sample(self, example: Mapping[str, Any], number: int, make: Make, rng: np.random.Generator) -> Sample:
         sample = {"image": one_picture(example, number, make.image, rng), "text": make.text(example, rng)}
         return {**sample, "image_id": int(example.get("image_id", number))} if self.image_id else sample
-
-    def shapes(self, length: int) -> dict[str, tuple[tuple[int, ...], Any]]:
-        return {"image_id": ((), np.int32)} if self.image_id else {}
 
     def collate(self, samples: Sequence[Sample], tokenizer: Tokenizer, length: int) -> Arrays:
         return {"image_id": np.array([s["image_id"] for s in samples], np.int32)} if self.image_id else {}
@@ -125,9 +112,6 @@ class Captions(Pairs):
     def sample(self, example: Mapping[str, Any], number: int, make: Make, rng: np.random.Generator) -> Sample:
         sample = super().sample(example, number, make, rng)
         return {**sample, "text": self.prompt + sample["text"]}
-
-    def shapes(self, length: int) -> dict[str, tuple[tuple[int, ...], Any]]:
-        return {**super().shapes(length), "mask_loss": ((length,), np.bool_)}
 
     def collate(self, samples: Sequence[Sample], tokenizer: Tokenizer, length: int) -> Arrays:
         extra = super().collate(samples, tokenizer, length)
@@ -156,7 +140,6 @@ class Questions:
     answer_length: int = 8
     classes: Sequence[str] = ()
     weight: float = 1.0
-    images: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         if self.answers < 1 or self.answer_length < 2 or not 0 < self.weight <= 1:
@@ -176,13 +159,6 @@ class Questions:
         picture, asked = one_picture(example, number, make.image, rng), questions_of(example)
         question, answers = asked[int(len(asked) * rng.random())] if len(asked) > 1 else asked[0]
         return {"image": picture, "text": question, "answers": answers}
-
-    def shapes(self, length: int) -> dict[str, tuple[tuple[int, ...], Any]]:
-        if self.classes:
-            return {"target": ((len(self.classes),), np.float32)}
-        tokens = (self.answers, self.answer_length)
-        return {"answer_ids": (tokens, np.int32), "answer_valid": (tokens, np.bool_),
-                "answer_weight": ((self.answers,), np.float32)}  # fmt: skip
 
     def collate(self, samples: Sequence[Sample], tokenizer: Tokenizer, length: int) -> Arrays:
         counted: list[Counter[str]] = [Counter(sample["answers"]) for sample in samples]
@@ -242,9 +218,6 @@ class Labelled:
         else:
             picture = one_picture(example, number, make.image, rng)
         return {"image": picture, "text": make.text(example, rng), "label": int(example["label"])}
-
-    def shapes(self, length: int) -> dict[str, tuple[tuple[int, ...], Any]]:
-        return {"label": ((), np.int32)}
 
     def collate(self, samples: Sequence[Sample], tokenizer: Tokenizer, length: int) -> Arrays:
         return {"label": np.array([sample["label"] for sample in samples], np.int32)}

@@ -101,16 +101,6 @@ def test_two_pictures_and_a_verdict(words) -> None:
         make(Rows([{}] * 4), words, {"kind": "entailment"})[0]
 
 
-@pytest.mark.parametrize("kind", ["pairs", "caption", "vqa", "nlvr2", "entailment"])
-def test_shapes_are_those_of_batches(kind: str, words) -> None:
-    task = tasks.from_config({"kind": kind})
-    row = {"pictures": [np.zeros((4, 4, 3), np.uint8)] * 2, "label": 1, "question": "is it", "answers": ["yes"]}
-    batch = make(Rows([row] * 4), words, {"kind": kind})[0]
-    shapes = task.shapes(12)
-    assert set(batch) == {"image", "ids", "valid", "index", *shapes}
-    assert all(batch[k].shape == (4, *shape) and batch[k].dtype == dtype for k, (shape, dtype) in shapes.items())
-
-
 def test_what_cannot_be_asked_or_configured_is_said() -> None:
     with pytest.raises(BadExample, match="no question with an answer"):
         tasks.Questions().check({"questions": []}, None)
