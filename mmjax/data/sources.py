@@ -25,6 +25,7 @@ SOURCES = {
     "tfds": "mmjax.data.files.tfds:open",
     "coco": "mmjax.data.files.coco:open",
     "easy_vqa": "mmjax.data.files.easy_vqa:open",
+    "llava": "mmjax.data.files.chat:open",
 }
 
 
