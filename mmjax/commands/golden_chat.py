@@ -110,7 +110,8 @@ def run_grids(folder: pathlib.Path, task: str) -> Callable[[str], tuple[list[Any
 
 def _grids(row: Mapping[str, int], content: Mapping[str, Any]) -> dict[str, int]:
     size, tile = anyres.Size(row["width"], row["height"]), content["image_size"]
-    side, found = tile // content["patch_size"], {}
+    side = tile // content["patch_size"]
+    found: dict[str, int] = {}
     for rule, prefix in (("original", "orig"), ("hf", "hf")):
         grid = anyres.select_grid(size, content["grid_pinpoints"], rule)
         small = anyres.fitted(size, grid)

@@ -21,11 +21,10 @@ class Example(TypedDict, total=False):
     labels: dict[str, str]  # language -> short name
     tags: dict[str, list[str]]  # language -> keywords
     turns: list[tuple[str, str]]  # question and answer of a conversation; `<image>` stands for a picture
-    pictures: list[np.ndarray]  # those of a conversation, in the order in which it names them
     system: str  # what stands before a conversation, if it has its own
     label: int  # class, counted within the source's classes
     key: str  # stable name of the item, unique within its data set
-    pictures: list[np.ndarray]  # pictures that belong together, in order (NLVR2 has two)
+    pictures: list[np.ndarray]  # pictures that belong together, in order (NLVR2 has two, a conversation any number)
     image_id: int  # number of the picture, where several items show the same one
     question: str
     answers: list[str]  # what the annotators answered, one entry each

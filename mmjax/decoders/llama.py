@@ -95,7 +95,7 @@ class Llama(nn.Module):
         """Logits of the next token from states, float32."""
         return (self.embed.attend(x) if self.tied else self.head(x)).astype(jnp.float32)
 
-    def _run(self, x: Array, inputs: Inputs, train: bool) -> Array:
+    def _run(self, x: Any, inputs: Inputs, train: bool) -> Array:
         x = constrain(jnp.asarray(x, self.dtype), "batch", None, None)
         return self.norm_final(self.transformer(x, inputs, train=train))
 

@@ -18,7 +18,7 @@ ACTS = {
     "quick_gelu": "quick_gelu",
     "relu": "relu",
 }
-_DEFAULTS = {  # where a config says nothing, as transformers does
+_DEFAULTS: dict[str, dict[str, Any]] = {  # where a config says nothing, as transformers does
     "llama": {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "intermediate_size": 11_008,
               "vocab_size": 32_000, "rms_norm_eps": 1e-6, "sliding_window": None},
     "mistral": {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "intermediate_size": 14_336,
