@@ -29,6 +29,7 @@ from mmjax.data.pipeline import Pipeline
 from mmjax.data.prefetch import DevicePrefetch, prefetch_to_device
 from mmjax.data.sources import open_source
 from mmjax.data.tokenizers import TRAINABLE, SentencePiece, Tokenizer, WordPiece, load_tokenizer, open_tokenizer
+from mmjax.decoders.settings import Settings
 from mmjax.evals.base import Evaluator, Tools
 from mmjax.evals.build import build_evaluator
 
@@ -197,7 +198,24 @@ def make_tools(config: Mapping[str, Any], tokenizer: Tokenizer) -> Tools:
     settings = config["data"].get("eval_image") or {}
     check_keys("config.data.eval_image", settings, tuple(f.name for f in dataclasses.fields(Preprocess)))
     preprocess: Callable = Preprocess(**{**settings, "size": image_size(config)})
-    return Tools(open_source, preprocess, functools.partial(tokenizer.batch, length=length), unusable=(BadExample,))
+    return Tools(
+        open_source,
+        preprocess,
+        functools.partial(tokenizer.batch, length=length),
+        unusable=(BadExample,),
+        decode=tokenizer.decode,
+        settings=generation_settings,
+    )
+
+
+def generation_settings(options: Mapping[str, Any]) -> Settings:
+    """Settings of generation from a config's mapping.
+
+    Raises:
+      UserError: an unknown or impossible setting.
+    """
+    check_keys("settings of generation", options, tuple(field.name for field in dataclasses.fields(Settings)))
+    return Settings(**{key: tuple(value) if key == "end_ids" else value for key, value in options.items()})
 
 
 def make_evaluators(config: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, Evaluator]:
