@@ -38,7 +38,7 @@ def product(x: Float[Array, "M D"], kernel: Float[Array, "D F"]) -> Float[Array,
 
     The optimizer reads that result by columns, two or three times. In rows of a multiple of 1 kB, all entries of a
     column would share a few sets of the caches; with 64 bytes of zeros behind each row they do not (the update of a
-    ViT-B/32's largest kernels took six times as long). On a mesh of several devices they would be sent along, and are left out.
+    ViT-B/32's largest kernels took six times as long). Several devices would send the zeros along: they have none.
     """
     return x @ kernel
 
@@ -49,7 +49,6 @@ def _product(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 
 def _product_back(kept: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
     x, kernel = kept
-
     barrier = jax.lax.optimization_barrier
 
     def transposed(x: Array, dy: Array) -> Array:
