@@ -42,7 +42,7 @@ class CoCa(nn.Module):
         tokens, and `con_pool` one feature of them; "parallel": both read the encoder's tokens; "first" (open_clip):
         `cap_pool` makes tokens, of which the first is the feature and the others go to the decoder; "none" (open_clip's
         coca_base): the ViT's own feature and patches.
-      queries: of `cap_pool`; pool_width, pool_heads: of both poolers.
+      queries: of `cap_pool`; pool_width, pool_heads: of both poolers; eps: of their norms but the last, which has img's.
       embed_dim: width E of the shared space; project: linear maps take image and text there (else E = pool_width).
       con_weight, cap_weight: λ_con and λ_cap of the paper's loss (§3.2).
       pad_id: this id counts as padding wherever it stands; ignore_id: this id is never a target. open_clip, 0 and 0: it
@@ -84,7 +84,8 @@ class CoCa(nn.Module):
 
     def setup(self) -> None:
         def pooler(queries: int) -> AttentionalPooler:
-            return AttentionalPooler(queries, self.pool_width, self.pool_heads, self.eps, dtype=self.dtype)
+            eps, eps_out = self.eps, self.img.eps
+            return AttentionalPooler(queries, self.pool_width, self.pool_heads, eps, eps_out, dtype=self.dtype)
 
         if self.pool != "none":
             self.cap_pool = pooler(self.queries)
@@ -277,7 +278,7 @@ def build(config: Mapping[str, Any]) -> CoCa:
     img = base.image_tower("system coca: img", {"pool": "none", "norm_post": "all", **config["img"]},
                            features=config["embed_dim"], **options)  # fmt: skip
     tower = base.text_tower("system coca: txt", txt, **options)
-    as_txt = {key: txt[key] for key in ("heads", "mlp_dim", "act", "eps", "dropout") if key in txt}
+    as_txt = {key: getattr(tower, key) for key in ("heads", "mlp_dim", "act", "eps", "dropout")}
     dec = MultimodalDecoder(**{**options, **as_txt, "vocab": txt["vocab"], "width": txt["width"], **config["dec"]})
     own: dict[str, Any] = {k: tuple(v) if k in ("mean", "std") else v for k, v in config.items() if k in _OWN}
     own = {"pool_width": txt["width"], "pool_heads": txt["heads"], **own}

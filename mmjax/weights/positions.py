@@ -98,9 +98,10 @@ def _text(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, Resize, 
     before, after = old["txt"]["length"], new["txt"]["length"]
     if before == after:
         return None
+    cls = int(old["name"] == "coca")  # the class token's row is the last one
 
     def resize(table: np.ndarray) -> np.ndarray:
-        return (linear_matrix(before, after) @ float32(table)).astype(np.float32)
+        return (linear_matrix(before + cls, after + cls) @ float32(table)).astype(np.float32)
 
     note = f"{TEXT}: {before} tokens -> {after}, linear without antialias (open_clip)"
     return TEXT, resize, note
