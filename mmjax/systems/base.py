@@ -53,6 +53,9 @@ txt:
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from mmjax.core.errors import UserError
 from mmjax.core.precision import compute_dtype
 from mmjax.encoders.resnet import ModifiedResNet
@@ -72,6 +75,15 @@ _TEXT = {"vocab", "length", "width", "depth", "heads", "mlp_dim", "act", "eps", 
          "pool", "cls_shift", "layer_scale", *_SHARED}  # fmt: skip
 _CHOICES = {"act": tuple(ACTIVATIONS), "remat": tuple(REMAT), "norm_post": POSTS, "attention": KERNELS}
 _POOLS = {True: TEXT_POOLS, False: POOLS}  # whether it is the text tower
+
+
+def example(rows: int, image_size: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a batch of images with texts (data/example.py)."""
+    return {
+        "image": jax.ShapeDtypeStruct((rows, image_size, image_size, 3), jnp.uint8),
+        "ids": jax.ShapeDtypeStruct((rows, length), jnp.int32),
+        "valid": jax.ShapeDtypeStruct((rows, length), jnp.bool_),
+    }
 
 
 def plain(config: Any) -> dict[str, Any]:
