@@ -27,6 +27,7 @@ NO_WEIGHTS = ("losses",)
 # a fixture of one system does not import the others.
 OPENERS = {
     "clip": ("golden_clip", "open_clip_model"),
+    "coca": ("golden_coca", "open_coca"),
     "losses": ("golden_clip", "open_loss"),
     "siglip": ("golden_clip", "open_clip_model"),
 }

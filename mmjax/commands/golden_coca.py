@@ -1,7 +1,6 @@
 """CoCa's fixtures: open_clip's inputs in, its outputs out, through public methods of the system."""
 
 import pathlib
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 

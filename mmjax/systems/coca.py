@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -16,6 +17,7 @@ from mmjax.core.sharding import BATCH_AXES, constrain
 from mmjax.core.types import Batch, Term
 from mmjax.decoders.multimodal import MultimodalDecoder
 from mmjax.losses.contrastive import softmax_contrastive
+from mmjax.losses.lm import next_token_sums
 from mmjax.nn.dense import Dense, fan_in_normal, normal
 from mmjax.nn.patch import AnyArray, normalise
 from mmjax.nn.pool import AttentionalPooler
@@ -42,7 +44,8 @@ class CoCa(nn.Module):
         tokens, and `con_pool` one feature of them; "parallel": both read the encoder's tokens; "first" (open_clip):
         `cap_pool` makes tokens, of which the first is the feature and the others go to the decoder; "none" (open_clip's
         coca_base): the ViT's own feature and patches.
-      queries: of `cap_pool`; pool_width, pool_heads: of both poolers; eps: of their norms but the last, which has img's.
+      queries: of `cap_pool`; pool_width, pool_heads: of both poolers; eps: of their norms of queries and tokens (the
+        last one has img's).
       embed_dim: width E of the shared space; project: linear maps take image and text there (else E = pool_width).
       con_weight, cap_weight: λ_con and λ_cap of the paper's loss (§3.2).
       pad_id: this id counts as padding wherever it stands; ignore_id: this id is never a target. open_clip, 0 and 0: it
@@ -164,16 +167,10 @@ class CoCa(nn.Module):
         """
         image, text = self.see(batch["image"], train=train), self.read(batch["ids"], batch["valid"], train=train)
         logits = self.dec.logits(self.dec(text.tokens, image.tokens, train=train))
-        nll, words = self._caption(logits, batch["ids"], batch["valid"])
+        ids, told = jnp.asarray(batch["ids"]), jnp.asarray(batch["valid"])
+        nll, words = next_token_sums(logits, ids, told if self.ignore_id is None else told & (ids != self.ignore_id))
         pooled = {"img": self._unit(image.pooled, "img_proj"), "txt": self._unit(text.pooled, "txt_proj")}
         return {**pooled, "nll": nll, "words": words}
-
-    def _caption(self, logits: Array, ids: Array, valid: Array) -> tuple[Array, Array]:
-        ids, told = jnp.asarray(ids)[:, 1:], jnp.asarray(valid)[:, 1:]
-        if self.ignore_id is not None:
-            told &= ids != self.ignore_id
-        nll = optax.softmax_cross_entropy_with_integer_labels(logits[:, :-1], ids)
-        return jnp.where(told, nll, 0.0).sum(axis=1), told.sum(axis=1, dtype=jnp.float32)
 
     def objective(self, features: Mapping[str, Array]) -> dict[str, Term]:
         """`λ_con L_con + λ_cap L_cap` (§3.2), over the global batch: every other text is a negative of an image."""
@@ -201,6 +198,14 @@ class CoCa(nn.Module):
             self.logits(batch, train=train)
             batch = {**batch, "image": batch["image"][:, 0] if self.images > 1 else batch["image"]}
         return self.objective(self.features(batch, train=train))
+
+    def example(self, rows: int, length: int | None = None) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of a training batch of so many rows; `length`: tokens of a text, default the text tower's."""
+        batch = base.example(rows, self.img.image_size, length or self.txt.length)
+        if self.images > 1:
+            image = batch["image"]
+            batch["image"] = jax.ShapeDtypeStruct((rows, self.images, *image.shape[1:]), image.dtype)
+        return batch
 
     def constrain(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Bounds the scale after every update, as CLIP does."""

@@ -167,6 +167,8 @@ def _check(system: Mapping[str, Any], dec: Mapping[str, Any], pooled: bool) -> N
     if pooled and system.get("pool_width", txt["width"]) != system["embed_dim"]:
         problems.append(f"pool_width is {system.get('pool_width')}, not embed_dim")
     towers = {"img.act": act(img), "txt.act": act(txt)}
-    problems += [f"{key} is {found}" for key, found in towers.items() if found not in ("quick_gelu", "gelu", "gelu_tanh")]
+    problems += [
+        f"{key} is {found}" for key, found in towers.items() if found not in ("quick_gelu", "gelu", "gelu_tanh")
+    ]
     problems += [f"img.act is {act(img)} and txt.act is {act(txt)}"] if (act(img) == "quick_gelu") != quick else []
     refuse("open_clip", problems)

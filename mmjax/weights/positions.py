@@ -77,7 +77,7 @@ def _image(old: Mapping[str, Any], new: Mapping[str, Any], layout: str) -> tuple
     if before == after:
         return None
     path, extra = RESNET if old["img"].get("kind") == "resnet" else VIT, int(old["img"].get("cls", True))
-    antialias = old["name"] == "clip" and layout != "hf"
+    antialias = old["name"] in ("clip", "coca") and layout != "hf"
 
     def resize(table: np.ndarray) -> np.ndarray:
         # [P, D] -> [Y, X, D]; row 0 is the class (or mean) token's, where there is one
