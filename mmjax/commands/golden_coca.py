@@ -1,6 +1,7 @@
 """CoCa's fixtures: open_clip's inputs in, its outputs out, through public methods of the system."""
 
 import pathlib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from mmjax.commands import models
 from mmjax.commands.golden import META, Arrays, Runner, Unable
 from mmjax.core import trees
 from mmjax.core.types import Batch, total
+from mmjax.decoders.generate import generate
+from mmjax.decoders.settings import Settings
 from mmjax.systems.coca import CoCa
 from mmjax.weights import families, files, surgery
 
@@ -64,9 +67,35 @@ class CocaRunner:
             return {name: compute(model, batch) for name, compute in chosen.items()}
 
         made = jax.jit(lambda v, b: self.model.apply(v, b, method=forward))(variables, batch)
+        if "ids" in wanted:
+            made["ids"] = self._greedy(self.tasks[task].get("description", ""), variables, batch)
         if grads:
             made |= self._gradients(variables, batch)
         return made
+
+    def _greedy(self, description: str, variables: Mapping[str, Any], batch: Batch) -> np.ndarray:
+        """int[B, L] as open_clip returns them: begin token first; behind a row's end or padding token, padding.
+
+        The task's description gives the settings in words: start, end, pad, seq_len and min_seq_len.
+
+        Raises:
+          Unable: it lacks one of them.
+        """
+        found = dict(re.findall(r"\b(start|end|pad|seq_len|min_seq_len) (\d+)", description))
+        if lacks := [key for key in ("start", "end", "pad", "seq_len", "min_seq_len") if key not in found]:
+            raise Unable(f"greedy ids: the description of the task does not say {', '.join(lacks)}")
+        start, end, pad, longest, shortest = (int(found[k]) for k in ("start", "end", "pad", "seq_len", "min_seq_len"))
+        rows = len(batch["image"])
+        prompt = {"ids": jnp.full((rows, 1), start, jnp.int32), "valid": jnp.ones((rows, 1), bool)}
+        how = Settings(max_length=longest - 1, min_length=shortest, end_ids=(end,))
+        run = jax.jit(generate, static_argnums=(0, 3))
+        texts = run(self.model, variables, {**batch, **prompt}, how)
+        ids = [row[:n].tolist() for row, n in zip(np.asarray(texts.ids), np.asarray(texts.length), strict=True)]
+        # A padding token ends a row there, and only the end token waits for min_seq_len; the last place is given.
+        ids = [row[: row.index(pad) + 1] if pad in row else row for row in ids]
+        ids = [row if row[-1] in (end, pad) else [*row, end] for row in ids]
+        length = max(len(row) for row in ids)
+        return np.array([row + [pad] * (length - len(row)) for row in ids])
 
     @staticmethod
     def _batch(inputs: Arrays) -> dict[str, jax.Array]:

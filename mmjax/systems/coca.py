@@ -15,9 +15,12 @@ from jaxtyping import Array, Bool, Float, Integer, UInt8
 from mmjax.core.errors import UserError
 from mmjax.core.sharding import BATCH_AXES, constrain
 from mmjax.core.types import Batch, Term
+from mmjax.decoders.generate import write
 from mmjax.decoders.multimodal import MultimodalDecoder
+from mmjax.decoders.settings import Settings
 from mmjax.losses.contrastive import softmax_contrastive
 from mmjax.losses.lm import next_token_sums
+from mmjax.nn.cache import Slots
 from mmjax.nn.dense import Dense, fan_in_normal, normal
 from mmjax.nn.patch import AnyArray, normalise
 from mmjax.nn.pool import AttentionalPooler
@@ -50,6 +53,7 @@ class CoCa(nn.Module):
       con_weight, cap_weight: λ_con and λ_cap of the paper's loss (§3.2).
       pad_id: this id counts as padding wherever it stands; ignore_id: this id is never a target. open_clip, 0 and 0: it
         has no other sign of padding, though 0 is the token "!" in its vocabulary.
+      begin_id, end_ids: the tokens between which a caption is written.
       classes: C of a classifier, a pooler with one query and a linear map (§3.3); then its loss is the only one.
         class_of: "text" (what the decoder makes of image and text: VQA, SNLI-VE, NLVR2) or "image" (the encoder's
         tokens). class_loss: "softmax", against `label`, or "sigmoid", against `target`. images: per text, NLVR2 has 2.
@@ -70,6 +74,8 @@ class CoCa(nn.Module):
     cap_weight: float = 2.0
     pad_id: int | None = None
     ignore_id: int | None = None
+    begin_id: int | None = None
+    end_ids: tuple[int, ...] = ()
     classes: int | None = None
     class_of: str = "text"
     class_loss: str = "softmax"
@@ -158,6 +164,33 @@ class CoCa(nn.Module):
             pooled = self.class_pool(states, valid, train=train)
         return self.class_head(pooled.reshape(-1, self.images * self.pool_width)).astype(jnp.float32)
 
+    # ---------------------------------------------------------------- captions, word by word (decoders/generate.py)
+
+    def prompt(self, batch: Batch) -> tuple[Array, Array]:
+        """`ids` and `valid` of the batch, which begin the caption, or the begin token alone."""
+        if "ids" in batch:
+            return jnp.asarray(batch["ids"]), jnp.asarray(batch["valid"])
+        if self.begin_id is None:
+            raise UserError("CoCa: begin_id of the system is not set, so a caption has nothing to begin with")
+        rows = len(batch["image"])
+        return jnp.full((rows, 1), self.begin_id, jnp.int32), jnp.ones((rows, 1), bool)
+
+    def prefill(self, batch: Batch, ids: Array, valid: Array, room: int) -> tuple[Array, Array]:
+        """Reads image and prompt into a new cache for `room` tokens: (logits float[B, V], int32[B] slots filled)."""
+        slots, filled = Slots(size=room), valid.sum(axis=1, dtype=jnp.int32)
+        states = self.dec(self.txt(ids, valid, slots=slots).tokens, self.see(batch["image"]).tokens, slots=slots)
+        last = jnp.take_along_axis(states, filled[:, None, None] - 1, axis=1)
+        return self.dec.logits(last)[:, 0], filled
+
+    def decode(self, ids: Array, filled: Array) -> Array:
+        """Logits float[R, V] of the token after `ids` int32[R], which goes to slot `filled`."""
+        slots = Slots(filled)
+        return self.dec.logits(self.dec(self.txt(ids[:, None], None, slots=slots).tokens, None, slots=slots))[:, 0]
+
+    def generate(self, batch: Batch, settings: Settings) -> dict[str, Array]:
+        """Captions: `ids` int32[B, L] and `valid` bool[B, L] behind the prompt, without begin and end tokens."""
+        return write(self, batch, settings)
+
     # ---------------------------------------------------------------- objective
 
     def features(self, batch: Batch, *, train: bool) -> dict[str, Array]:
@@ -233,7 +266,7 @@ def _open_clip(embed_dim: int, img: tuple[int, int, int, int], width: int, vocab
     tower = {"image_size": size, "patch": patch, "width": img_width, "depth": depth, "heads": img_width // 64}
     pools = {"pool": "none", "norm_post": "none"} if pooled else {"pool": "cls", "norm_post": "all"}
     txt = {"vocab": vocab, "length": 76, "width": width, "depth": 12, "heads": width // 64, "act": "gelu"}
-    shared: dict[str, Any] = {"pool": "none", "pad_id": 0, "ignore_id": 0}
+    shared: dict[str, Any] = {"pool": "none", "pad_id": 0, "ignore_id": 0, "begin_id": 49_406, "end_ids": (49_407,)}
     shared |= {"pool": "first", "queries": 256, "pool_width": embed_dim, "pool_heads": 8} if pooled else {}
     dec = {"depth": 12, "mlps": 2}
     return {"embed_dim": embed_dim, "img": {**tower, "act": "gelu", **pools}, "txt": {**txt, "cls_shift": True},
@@ -251,8 +284,8 @@ SIZES: dict[str, dict[str, Any]] = {
 """The paper's three, and open_clip's three."""
 
 _OWN = {"pool", "queries", "pool_width", "pool_heads", "project", "txt_bias", "con_weight", "cap_weight", "pad_id",
-        "ignore_id", "classes", "class_of", "class_loss", "images", "eps", "loss_form", "loss_block", "scale_init",
-        "scale_max", "mean", "std"}  # fmt: skip
+        "ignore_id", "begin_id", "end_ids", "classes", "class_of", "class_loss", "images", "eps", "loss_form",
+        "loss_block", "scale_init", "scale_max", "mean", "std"}  # fmt: skip
 _DEC = {"depth", "heads", "mlp_dim", "act", "eps", "mlps", "layer_scale", "dropout", "scan", "remat", "attention"}
 
 
@@ -285,7 +318,9 @@ def build(config: Mapping[str, Any]) -> CoCa:
     tower = base.text_tower("system coca: txt", txt, **options)
     as_txt = {key: getattr(tower, key) for key in ("heads", "mlp_dim", "act", "eps", "dropout")}
     dec = MultimodalDecoder(**{**options, **as_txt, "vocab": txt["vocab"], "width": txt["width"], **config["dec"]})
-    own: dict[str, Any] = {k: tuple(v) if k in ("mean", "std") else v for k, v in config.items() if k in _OWN}
+    own: dict[str, Any] = {
+        k: tuple(v) if k in ("mean", "std", "end_ids") else v for k, v in config.items() if k in _OWN
+    }
     own = {"pool_width": txt["width"], "pool_heads": txt["heads"], **own}
     if own["pool_width"] % own["pool_heads"]:
         raise UserError(f"system coca: {own['pool_heads']} pool_heads do not divide pool_width {own['pool_width']}")

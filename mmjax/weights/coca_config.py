@@ -12,6 +12,7 @@ from mmjax.core.errors import UserError
 from mmjax.weights import open_clip_config as clip
 from mmjax.weights.config_checks import act, known, mlp, refuse, require
 
+BEGIN, END = 49406, 49407  # with which the library generates, whatever the vocabulary
 _DECODER = {"dim_head", "n_queries", "attn_pooler_heads"}  # which the library does not read
 _TEXT = {**clip.PLAIN_TEXT, "embed_cls": (True,), "no_causal_mask": (False,)}
 _TEXT.pop("ls_init_value")
@@ -85,6 +86,7 @@ def from_open_clip(config: Mapping[str, Any], where: str) -> dict[str, Any]:
         **pool,
         "pad_id": text.get("pad_id", 0),
         "ignore_id": 0,
+        **({"begin_id": BEGIN, "end_ids": [END]} if text.get("vocab_size", 49408) > END else {}),
         **({"txt_bias": True} if text.get("proj_bias") else {}),
         **({"scale_init": math.exp(scale)} if scale is not None else {}),
         **{key: list(pixels[key]) for key in ("mean", "std") if key in pixels},
@@ -150,7 +152,7 @@ def _check(system: Mapping[str, Any], dec: Mapping[str, Any], pooled: bool) -> N
     img, txt, quick = system["img"], system["txt"], act(system["txt"]) == "quick_gelu"
     plain = "quick_gelu" if quick else "gelu"
     bias = dict.fromkeys(("q_bias", "k_bias", "v_bias", "out_bias"), True)
-    wanted = {
+    wanted: dict[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
         "": ({"project": True, "classes": None, "ignore_id": 0, "eps": 1e-5}, system),
         "img.": ({"kind": "vit", "patch_bias": False, "crop_edge": False, "cls": True, **bias}, img),
         "txt.": ({"causal": True, "cls_shift": True}, {"cls_shift": False, **txt}),
