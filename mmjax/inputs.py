@@ -215,7 +215,8 @@ def generation_settings(options: Mapping[str, Any]) -> Settings:
       UserError: an unknown or impossible setting.
     """
     check_keys("settings of generation", options, tuple(field.name for field in dataclasses.fields(Settings)))
-    return Settings(**{key: tuple(value) if key == "end_ids" else value for key, value in options.items()})
+    given: dict[str, Any] = {key: tuple(value) if key == "end_ids" else value for key, value in options.items()}
+    return Settings(**given)
 
 
 def make_evaluators(config: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, Evaluator]:
