@@ -264,6 +264,11 @@ class Predictor:
         return jax.make_array_from_callback((self.batch_size, *shape), batch_sharding(self.mesh), rows)
 
 
+def seeds(seed: int, count: int) -> Shaped[np.ndarray, " N"]:
+    """uint32[N], a seed for each text that is sampled; more texts change none of the first ones."""
+    return np.random.SeedSequence(seed).generate_state(count, np.uint32)
+
+
 def _window(array: Rows, start: int, count: int, size: int) -> np.ndarray:
     """Rows start … start + count of an array or a lazy sequence, padded with zeros to `size` rows."""
     stop = start + count

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mmjax.core.errors import UserError
-from mmjax.evals.base import Predictor, Rows, Tools, Value, check_options
+from mmjax.evals.base import Predictor, Rows, Tools, Value, check_options, seeds
 from mmjax.evals.images import Pictures, examples
 from mmjax.evals.words.captions import Scores, caption_scores
 
@@ -100,8 +100,7 @@ def write_captions(
     if prompt is not None:
         ids, valid = tools.begin([prompt])
         batch |= {"ids": np.repeat(ids, count, axis=0), "valid": np.repeat(valid, count, axis=0)}
-    seeds = np.random.SeedSequence(seed).generate_state(count, np.uint32) if isinstance(seed, int) else seed
-    batch["seed"] = np.asarray(seeds, np.uint32)
+    batch["seed"] = seeds(seed, count) if isinstance(seed, int) else np.asarray(seed, np.uint32)
     return tools.written(predictor.over("generate", batch, how))
 
 
