@@ -56,6 +56,7 @@ def plan(config: Mapping[str, Any], topology: Topology, compile: str = "auto") -
     return {
         "topology": topology.name,
         "devices": topology.devices,
+        "rates_source": topology.spec.source or "recalled, not confirmed",
         "usable": usable,
         "usable_share": USABLE[topology.spec.platform],
         "compiler": name,
@@ -72,6 +73,7 @@ def text(plan: Mapping[str, Any]) -> str:
     """The plan as a table."""
     lines = [f"{plan['topology']}: {plan['devices']} devices, {_gb(plan['usable'])} usable each "
              f"({plan['usable_share']:.0%} of what there is)"]  # fmt: skip
+    lines.append(f"  {'peaks of the device':22} {plan['rates_source']}")
     for stage in plan["stages"]:
         lines += _stage(stage, plan)
     if len(plan["stages"]) > 1:
