@@ -1,7 +1,8 @@
 """What the compiler itself says of a step, for devices that are not there: in a process of its own, with a time limit.
 
-For TPUs `libtpu` compiles without a TPU (extra `tpu`); for CPUs, JAX's own compiler over as many devices as asked. A
-process of its own, because the number of devices is fixed when JAX starts, and a compilation can only be ended so.
+For TPUs `libtpu` compiles without a TPU (extra `tpu`); for NVIDIA GPUs, JAX's plugin for CUDA without a GPU; for CPUs,
+JAX's own compiler over as many devices as asked. A process of its own, because the number of devices is fixed when JAX
+starts, and a compilation can only be ended so.
 """
 
 import importlib.util
@@ -14,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmjax.core.errors import UserError
+from mmjax.plan import cuda
 from mmjax.plan.topology import Topology
 
 # libtpu: a third of the time, and on ViT-L/14 the same memory to 0.2 %.
@@ -27,6 +29,8 @@ def source(topology: Topology) -> str | None:
         return "XLA's CPU compiler"
     if platform == "tpu" and importlib.util.find_spec("libtpu") is not None:
         return "libtpu"
+    if platform == "gpu" and cuda.available(topology.kind):
+        return "XLA's CUDA compiler"
     return None
 
 
@@ -66,14 +70,20 @@ def _compile(config: Mapping[str, Any], stage: str, topology: Topology) -> dict[
     if platform == "tpu":
         grid = "x".join(map(str, topology.grid))
         devices = topologies.get_topology_desc(f"{topology.kind}:{grid}", platform="tpu").devices
+    elif platform == "gpu":
+        devices = cuda.devices(topology)
     else:
         devices = jax.devices("cpu")
     if len(devices) != topology.devices:
         raise UserError(f"{topology.name}: the compiler sees {len(devices)} devices, not {topology.devices}")
     mesh = shd.make_mesh(config.get("mesh"), devices)
     with use_mesh(mesh):
-        lowered = abstract_step(config, stage, mesh).trace().lower(lowering_platforms=(platform,))
-    compiled = lowered.compile(_FAST if platform == "tpu" else None)
+        lowered = (
+            abstract_step(config, stage, mesh)
+            .trace()
+            .lower(lowering_platforms=("cuda" if platform == "gpu" else platform,))
+        )
+    compiled = lowered.compile({"tpu": _FAST, "gpu": cuda.OPTIONS}.get(platform))
     memory = compiled.memory_analysis()
     sent: dict[str, int] = {}
     error = None
