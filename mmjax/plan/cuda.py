@@ -25,6 +25,16 @@ PROCESSORS: dict[str, tuple[tuple[int, int], int, int, int]] = {
 OPTIONS: dict[str, Any] = {"xla_gpu_enable_triton_gemm": False, "xla_gpu_autotune_level": 0}
 
 
+WORKSPACE = {True: 32 * 2**20, False: 4 * 2**20}
+"""Bytes that XLA lends cuBLAS for its products: from Hopper on, and before."""
+
+
+def workspace(kind: str) -> int:
+    """Bytes beside the step's own values that its products need on a kind of GPU."""
+    capability = PROCESSORS[kind][0] if kind in PROCESSORS else (0, 0)
+    return WORKSPACE[capability >= (9, 0)]
+
+
 def available(kind: str) -> bool:
     """Whether JAX's plugin for CUDA is installed and the kind can be described to it."""
     return kind in PROCESSORS and any(_found(name) for name in PLUGINS)
