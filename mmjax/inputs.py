@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import flax.linen as nn
@@ -18,7 +19,7 @@ from mmjax.commands.left_out import tell
 from mmjax.core import sharding as shd
 from mmjax.core.config import check_keys
 from mmjax.core.errors import UserError
-from mmjax.data import augment, ledger
+from mmjax.data import augment, ledger, tasks
 from mmjax.data import text as texts
 from mmjax.data.choices import choose
 from mmjax.data.example import BadExample
@@ -27,18 +28,25 @@ from mmjax.data.load import usable
 from mmjax.data.pipeline import Pipeline
 from mmjax.data.prefetch import DevicePrefetch, prefetch_to_device
 from mmjax.data.sources import open_source
-from mmjax.data.tokenizers import SentencePiece, Tokenizer, load_tokenizer, open_tokenizer
+from mmjax.data.tokenizers import TRAINABLE, SentencePiece, Tokenizer, WordPiece, load_tokenizer, open_tokenizer
 from mmjax.evals.base import Evaluator, Tools
 from mmjax.evals.build import build_evaluator
 
-# config["tokenizer"]: `spec` (what open_tokenizer takes), or `train_on`, a source, and `vocab_size` for SentencePiece.
-TOKENIZER_KEYS = ("spec", "train_on", "vocab_size", "model_type", "normalization")
+# config["tokenizer"]: `spec` (what open_tokenizer takes), or `train_on`, a source, with `vocab_size` and the `kind`
+# that is trained on its texts; and options of each kind.
+_TRAIN_OPTIONS = {
+    SentencePiece.kind: ("model_type", "normalization"),
+    WordPiece.kind: ("lower", "added", "clean", "most_words"),
+}
+TOKENIZER_KEYS = ("spec", "kind", "train_on", "vocab_size", *(key for keys in _TRAIN_OPTIONS.values() for key in keys))
 
 DATA_KEYS = {
     "train": "source spec, or {spec: weight}",
     "batch_size": "over all devices",
+    "task": "tasks.from_config's mapping: what an example is; pairs of an image and a text unless told",
     "image": "augment.from_config's mapping, without size",
     "text": "text.from_config's mapping",
+    "text_length": "tokens per text, begin and end included; default: as many as the system has positions",
     "text_buckets": "lengths to the smallest of which a batch's texts are cut: less work, the same loss",
     "eval_image": "fields of image.Preprocess, without size",
     "workers": "processes that make batches",
@@ -57,15 +65,19 @@ def make_tokenizer(config: Mapping[str, Any], saved: pathlib.Path | None) -> Tok
     if saved is not None and saved.is_dir():
         return load_tokenizer(saved)
     if config.get("spec"):
-        return open_tokenizer(config["spec"])
+        return open_tokenizer(config["spec"], **{k: config[k] for k in _TRAIN_OPTIONS[WordPiece.kind] if k in config})
     if not config.get("train_on") or not config.get("vocab_size"):
-        raise UserError(
-            "config.tokenizer needs `spec`, or `train_on` (a source) and `vocab_size` to train SentencePiece"
-        )
+        raise UserError("config.tokenizer needs `spec`, or `train_on` (a source), `vocab_size` and `kind` to train one")
+    kind = choose("config.tokenizer.kind", config.get("kind", SentencePiece.kind), TRAINABLE)
+    check_keys(
+        f"config.tokenizer of the kind {kind}",
+        config,
+        ("spec", "kind", "train_on", "vocab_size", *_TRAIN_OPTIONS[kind]),
+    )
     source = open_source(config["train_on"])
     lines = (line for example in usable(source) for line in example["texts"])
-    options = {k: config[k] for k in ("model_type", "normalization") if k in config}
-    return SentencePiece.train(lines, config["vocab_size"], **options)
+    options = {k: config[k] for k in _TRAIN_OPTIONS[kind] if k in config}
+    return TRAINABLE[kind].train(lines, config["vocab_size"], **options)
 
 
 def check_vocabulary(config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
@@ -75,8 +87,16 @@ def check_vocabulary(config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
         raise UserError(f"config.system.txt.vocab = {vocab}, but the tokenizer has {tokenizer.vocab_size} ids")
 
 
-def text_length(config: Mapping[str, Any]) -> int:
-    """Tokens per text: the system's."""
+def text_length(config: Mapping[str, Any], overrides: Mapping[str, Any] = MappingProxyType({})) -> int:
+    """Tokens per text: `config.data.text_length` (or a stage's), or as many as the system has positions."""
+    length, most = {**config["data"], **overrides}.get("text_length"), positions_length(config)
+    if length is not None and not 1 <= length <= most:
+        raise UserError(f"config.data.text_length = {length}; valid: 1 to {most}, the positions of config.system.txt")
+    return most if length is None else length
+
+
+def positions_length(config: Mapping[str, Any]) -> int:
+    """Tokens that a text of the system may have."""
     return int(_system_field(config, "txt", "length"))
 
 
@@ -143,9 +163,10 @@ def make_pipeline(
         {spec: open_source(spec) for spec in ([specs] if isinstance(specs, str) else specs)},
         weights=weights,
         tokenizer=tokenizer,
-        length=text_length(config),
+        length=text_length(config, overrides),
         image=augment.from_config({**data.get("image", {}), "size": image_size(config)}),
         text=texts.from_config(data.get("text", {})),
+        task=tasks.from_config(data.get("task")),
         batch_size=data["batch_size"],
         seed=config["seed"],
         rows=None if mesh is None else shd.local_rows(mesh, data["batch_size"]),
@@ -166,12 +187,8 @@ def open_batches(pipeline: Pipeline, sharding: Any, state: Any = None) -> Device
 def abstract_batch(config: Mapping[str, Any], mesh: Any) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of the smallest batch that the mesh can split; enough to initialise a system."""
     rows = int(np.prod([mesh.shape[axis] for axis in shd.BATCH_AXES]))
-    size, length = image_size(config), text_length(config)
-    return {
-        "image": jax.ShapeDtypeStruct((rows, size, size, 3), np.uint8),
-        "ids": jax.ShapeDtypeStruct((rows, length), np.int32),
-        "valid": jax.ShapeDtypeStruct((rows, length), np.bool_),
-    }
+    system: Any = systems.build(config["system"])
+    return system.example(rows, text_length(config))
 
 
 def make_tools(config: Mapping[str, Any], tokenizer: Tokenizer) -> Tools:

@@ -116,13 +116,14 @@ TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "weights": ((str, Mapping, list, tuple), "a path, a mapping with one, or a list of these"),
     "mapping": (Mapping, "a mapping"),
     "list": ((list, tuple), "a list"),
+    "flag": (bool, "true or false"),
 }
 
 
 def check_type(where: str, value: Any, kind: str) -> None:
     """Raises UserError unless a value is of a kind of TYPES; None counts as unset."""
     accepted, words = TYPES[kind]
-    if value is not None and (not isinstance(value, accepted) or isinstance(value, bool)):
+    if value is not None and (not isinstance(value, accepted) or (isinstance(value, bool) and accepted is not bool)):
         raise UserError(f"{where} = {value!r}; valid: {words}")
 
 

@@ -1,4 +1,26 @@
-"""What an evaluator is, what it is given to work with, and the predictor that runs a system's named methods."""
+"""What an evaluator is, what it is given to work with, and the predictor that runs a system's named methods.
+
+Evaluators and commands know a system by these methods alone; a system has those that it can do. All are pure and
+jitted by the Predictor, with `train=False` meant. `batch` is a mapping of keys of data/example.py.
+
+```
+embed_image(image)                    float[B, E], unit length
+embed_text(ids, valid)                float[B, E], unit length
+encode_states_image(image)            [B, P, D], what `match` takes of an image: encoded once, matched many times
+encode_states_text(ids, valid)        [B, T, …], what `match` takes of a text; where the text is encoded anew for each
+                                      image (BLIP), that is int32[B, T], its ids
+match(image_states, text_states, valid)   float[B, 2], logits of (does not fit, fits)
+logits(batch)                         float[B, C], of a classifier's classes (NLVR2, SNLI-VE, a closed set of answers)
+generate(batch, settings)             {"ids": int32[B, L], "valid": bool[B, L]}: what was written after the prompt,
+                                      without begin and end tokens. batch: image, ids and valid (the prompt or the
+                                      question, padded on the right) where the system takes one, and seed uint32[B] for
+                                      sampling: a row's text follows from its own seed, whatever stands beside it.
+                                      settings: hashable, the decoders' settings of generation; static under jit.
+rank_answers(batch, answer_ids, answer_valid, k)   {"index": int32[B, k], "score": float[B, k]}, best first: of the
+                                      candidates int32[A, L] that all rows share, the k whose first token is most
+                                      likely, ranked by the whole answer
+```
+"""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -93,12 +93,19 @@ class Embed(nn.Module):
     table_init: Initializer
     dtype: DTypeLike = jnp.float32
 
-    @nn.compact
+    def setup(self) -> None:
+        shape = (self.rows, self.features)
+        self.embedding = self.param("embedding", partitioned(self.table_init, "vocab", "embed"), shape, jnp.float32)
+
     def __call__(self, ids: Integer[Array, "*batch"]) -> Float[Array, "*batch F"]:
-        axes = ("vocab", "embed")
-        table = self.param("embedding", partitioned(self.table_init, *axes), (self.rows, self.features), jnp.float32)
-        x = jnp.take(constrain(jnp.asarray(table, self.dtype), "vocab", None), ids, axis=0)
+        x = jnp.take(constrain(jnp.asarray(self.embedding, self.dtype), "vocab", None), ids, axis=0)
         return constrain(x, "batch", *(None,) * (x.ndim - 1))
+
+    def attend(self, x: Float[Array, "*batch F"]) -> Float[Array, "*batch V"]:
+        """`x · tableᵀ`: the table as a tied output map."""
+        table = constrain(jnp.asarray(self.embedding, self.dtype), "vocab", None)
+        y = product(x.astype(self.dtype).reshape(-1, x.shape[-1]), table.T)
+        return constrain(y.reshape(*x.shape[:-1], self.rows), "batch", *(None,) * (x.ndim - 2), "vocab")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Transformer blocks and stacks of them, unrolled or scanned, rematerialised or not."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -13,9 +14,11 @@ from jaxtyping import Array, Float
 from mmjax.core.errors import UserError
 from mmjax.core.sharding import constrain
 from mmjax.nn.attention import MultiHeadAttention
+from mmjax.nn.cache import CACHE, Slots
 from mmjax.nn.dense import BlockInit, normal_init
 from mmjax.nn.mlp import Mlp
 from mmjax.nn.norm import norm
+from mmjax.nn.segments import Segments, by_segment
 
 REMAT = {
     None: None,
@@ -58,11 +61,16 @@ class BlockSpec:
       order: where the norm stands. "pre": x + f(norm x) (CLIP, ViT); "post": norm(x + f x) (BERT);
         "branch": x + norm(f x) (CogVLM's EVA2).
       cross: adds cross-attention to a context between self-attention and MLP (`cross`, `norm_cross`).
+      norm_context: the context passes a norm of its own in every block, `norm_context` (open_clip's CoCa).
+      mid_mlp: a second MLP between self- and cross-attention, `norm_mid` and `mlp_mid` (open_clip's CoCa).
       layer_scale: initial value of a learned gain per channel on each branch, `scale1`, `scale2` (Touvron et al. 2021).
       drop_path: highest rate of dropping a whole branch per example (Huang et al. 2016); grows linearly over a stack.
-      dropout, attn_dropout: of the branches (and the MLP's inside), and of the attention weights.
+      dropout, attn_dropout: of the branches, and of the attention weights.
+      mlp_dropout: inside the MLP; default `dropout` (BERT: 0).
       attention: kernel of the attention, "xla" or "cudnn" (see nn/attention.py).
       sub_norm: layer norms before the attention's and the MLP's output maps (BEiT-3).
+      separate: where a block is given segments, each expert has attention maps and norms of its own, too (the released
+        BEiT-3); else only its MLP and the norm before it (VLMo).
     """
 
     heads: int
@@ -81,12 +89,16 @@ class BlockSpec:
     gated: bool = False
     scale: float | None = None
     sub_norm: bool = False
+    separate: bool = False
     bias_kv: bool = False
     cross: bool = False
+    norm_context: bool = False
+    mid_mlp: bool = False
     layer_scale: float | None = None
     drop_path: float = 0.0
     dropout: float = 0.0
     attn_dropout: float = 0.0
+    mlp_dropout: float | None = None
     attention: str = "xla"
     inits: BlockInit = normal_init()  # noqa: RUF009 - frozen
     dtype: DTypeLike = jnp.float32
@@ -99,7 +111,11 @@ class Inputs:
     Attributes:
       bias, mask: of self-attention, float and bool [B or 1, N or 1, T or 1, T]; True = attend.
       rope: positions of self-attention.
-      context, context_mask: float[B, S, E] and bool[B or 1, N or 1, T or 1, S] of cross-attention.
+      context, context_mask: float[B, S, E] and bool[B or 1, N or 1, T or 1, S] of cross-attention; E may differ from D.
+      slots: where self-attention keeps its keys and values, and cross-attention its context's (nn/cache.py); where they
+        are read, no context is given.
+      mode: which self-attention and which norm of it: "" is `attn` and `norm1`, "dec" is `attn_dec` and `norm1_dec`.
+        Modes share everything else of a block (BLIP's encoder and decoder).
     """
 
     # Any: under jax's transformations the leaves are tracers, shapes or placeholders.
@@ -108,24 +124,30 @@ class Inputs:
     rope: Any = None
     context: Any = None
     context_mask: Any = None
+    slots: Slots | None = None
+    mode: str = struct.field(pytree_node=False, default="")
 
 
 @struct.dataclass
 class LayerInputs:
-    """What differs from block to block: a drop-path rate float[], an attention bias float[B|1, N|1, T|1, T]."""
+    """What differs from block to block: a drop-path rate float[], an attention bias float[B|1, N|1, T|1, T], keys and
+    values of cross-attention that were projected outside of the block (float[B, S, K·H], float[B, S, K·H])."""
 
     drop_path: Any = None
     bias: Any = None
+    context_kv: Any = None
 
 
 class Block(nn.Module):
     """Attention, optionally cross-attention, MLP: float[B, T, D] -> float[B, T, D].
 
-    `train` is an attribute, not an argument, so that remat and scan never see a Python flag.
+    `train` is an attribute, not an argument, so that remat and scan never see a Python flag; so are `segments`, the
+    tokens of each expert (see nn/segments.py), whose modules are called `mlp_{expert}` and `norm2_{expert}`.
     """
 
     spec: BlockSpec
     train: bool = False
+    segments: Segments = ()
 
     @nn.compact
     def __call__(
@@ -136,20 +158,33 @@ class Block(nn.Module):
         if layer.bias is not None:
             bias = layer.bias if bias is None else bias + layer.bias
 
+        reads = inputs.slots is not None and inputs.slots.reads
+        mode = f"_{inputs.mode}" if inputs.mode else ""
+        own = self.segments if s.separate else ()
+
         def attend(x: Array) -> Array:
-            attention = self._attention("attn", bias_kv=s.bias_kv)
-            return attention(x, bias=bias, mask=inputs.mask, rope=inputs.rope, train=self.train)
+            attention = self._attention(f"attn{mode}", bias_kv=s.bias_kv, segments=own)
+            return attention(x, bias=bias, mask=inputs.mask, rope=inputs.rope, slots=inputs.slots, train=self.train)
 
         def cross(x: Array) -> Array:
-            return self._attention("cross")(x, inputs.context, mask=inputs.context_mask, train=self.train)
+            context, kv, mask, slots = inputs.context, layer.context_kv, inputs.context_mask, inputs.slots
+            if s.norm_context and context is not None:
+                context = norm(s.norm)(s.eps, s.dtype, name="norm_context")(context)
+            attention = self._attention("cross")
+            return attention(x, context, kv=kv, mask=mask, slots=slots, stored=reads, train=self.train)
 
-        inner_eps = s.eps if s.sub_norm else None
-        mlp = Mlp(s.mlp_dim, s.act, s.gated, s.mlp_bias, inner_eps, s.dropout, s.inits, s.dtype, name="mlp")
+        def expert(name: str) -> Any:
+            eps, dropout = s.eps if s.sub_norm else None, s.dropout if s.mlp_dropout is None else s.mlp_dropout
+            mlp = Mlp(s.mlp_dim, s.act, s.gated, s.mlp_bias, eps, dropout, s.inits, s.dtype, name=f"mlp{name}")
+            return functools.partial(mlp, train=self.train)
+
         x = constrain(x, "batch", None, None)
-        x = self._residual(x, attend, "1", layer.drop_path)
-        if s.cross and inputs.context is not None:
-            x = self._residual(x, cross, "_cross", layer.drop_path)
-        x = self._residual(x, lambda h: mlp(h, train=self.train), "2", layer.drop_path)
+        x = self._residual(x, attend, f"1{mode}", layer.drop_path, own)
+        if s.mid_mlp:
+            x = self._residual(x, expert("_mid"), "_mid", layer.drop_path, ())
+        if s.cross and (inputs.context is not None or layer.context_kv is not None or reads):
+            x = self._residual(x, cross, "_cross", layer.drop_path, ())
+        x = self._residual(x, lambda h: by_segment(h, self.segments, expert), "2", layer.drop_path, self.segments)
         return constrain(x, "batch", None, None)
 
     def _attention(self, name: str, **options: Any) -> MultiHeadAttention:
@@ -172,12 +207,15 @@ class Block(nn.Module):
             **options,
         )
 
-    def _residual(self, x: Array, branch: Any, part: str, drop_path: Any) -> Array:
-        """x plus a branch, with the norm in its place."""
+    def _residual(self, x: Array, branch: Any, part: str, drop_path: Any, segments: Segments) -> Array:
+        """x plus a branch, with the norm (of each segment) in its place."""
         s = self.spec
         if s.order not in ORDERS:
             raise UserError(f"order of the norm {s.order!r} does not exist; there are {', '.join(ORDERS)}")
-        normed = norm(s.norm)(s.eps, s.dtype, name=f"norm{part}")
+
+        def normed(x: Array) -> Array:
+            return by_segment(x, segments, lambda expert: norm(s.norm)(s.eps, s.dtype, name=f"norm{part}{expert}"))
+
         h = branch(normed(x) if s.order == "pre" else x)
         h = normed(h) if s.order == "branch" else h
         h = nn.Dropout(s.dropout, name=f"drop{part}")(h, deterministic=not self.train)
@@ -201,12 +239,15 @@ class Transformer(nn.Module):
       scan: one compiled body for all blocks: compile time stays flat on accelerators. Unrolled is faster on CPU.
       remat: None keeps every activation for the backward pass; "full" recomputes the blocks from their inputs;
         "dots" keeps the products with weights.
+      below, above: blocks of other stacks before and after these: drop path grows over all of them.
     """
 
     spec: BlockSpec
     depth: int
     scan: bool = False
     remat: str | None = None
+    below: int = 0
+    above: int = 0
 
     @nn.compact
     def __call__(
@@ -215,9 +256,15 @@ class Transformer(nn.Module):
         inputs: Inputs | None = None,
         *,
         layer_bias: Float[Array, "L #B #N T S"] | None = None,
+        segments: Segments = (),
         train: bool = False,
     ) -> Float[Array, "B T D"]:
-        """Applies the blocks; `layer_bias` is an attention bias per block (BEiT), added to `inputs.bias`."""
+        """Applies the blocks.
+
+        Args:
+          layer_bias: an attention bias per block (BEiT), added to `inputs.bias`.
+          segments: tokens of each expert (see nn/segments.py); another call may name others.
+        """
         inputs = inputs or Inputs()
         block: Any = Block
         if (policy := remat_policy(self.remat)) is not None:
@@ -225,18 +272,19 @@ class Transformer(nn.Module):
             block = nn.remat(Block, policy=policy, prevent_cse=not self.scan)
         rates = None
         if self.spec.drop_path:
-            rates = jnp.linspace(0.0, self.spec.drop_path, self.depth)
+            rates = jnp.linspace(0.0, self.spec.drop_path, self.below + self.depth + self.above)
+            rates = rates[self.below : self.below + self.depth]
         if not self.scan:
             for i in range(self.depth):
                 layer = jax.tree.map(lambda leaf, i=i: leaf[i], LayerInputs(rates, layer_bias))
-                x = block(self.spec, train, name=f"block_{i}")(x, layer, inputs)
+                x = block(self.spec, train, segments, name=f"block_{i}")(x, layer, inputs)
             return x
         body = nn.scan(
             lambda block, x, layer, inputs: (block(x, layer, inputs), None),
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, CACHE: 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(0, nn.broadcast),
             length=self.depth,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        return body(block(self.spec, train, name="blocks"), x, LayerInputs(rates, layer_bias), inputs)[0]
+        return body(block(self.spec, train, segments, name="blocks"), x, LayerInputs(rates, layer_bias), inputs)[0]

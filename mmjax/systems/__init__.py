@@ -5,10 +5,10 @@ from typing import Any
 import flax.linen as nn
 
 from mmjax.core.errors import UserError
-from mmjax.systems import base, clip
+from mmjax.systems import base, clip, coca
 
-BUILDERS = {"clip": clip.build}
-SIZES = {"clip": clip.SIZES}
+BUILDERS = {"clip": clip.build, "coca": coca.build}
+SIZES = {"clip": clip.SIZES, "coca": coca.SIZES}
 
 
 def build(config: Any) -> nn.Module:

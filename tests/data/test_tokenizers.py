@@ -210,4 +210,4 @@ def test_open_tokenizer(pieces, tmp_path):
         open_tokenizer("clip-bpe")
     with pytest.raises(UserError, match="needs a SentencePiece"):
         open_tokenizer("sentencepiece")
-    assert set(tokenizers.TOKENIZERS) == {"clip_bpe", "sentencepiece", "siglip", "gemma"}
+    assert set(tokenizers.TOKENIZERS) == {"clip_bpe", "sentencepiece", "siglip", "gemma", "wordpiece"}

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from mmjax.core.errors import UserError
 from mmjax.data.choices import choose
@@ -10,32 +11,55 @@ from mmjax.data.tokenizers.clip_bpe import ClipBPE
 from mmjax.data.tokenizers.gemma import Gemma
 from mmjax.data.tokenizers.sentence_piece import SentencePiece
 from mmjax.data.tokenizers.siglip import SigLIP
+from mmjax.data.tokenizers.wordpiece import WordPiece
 
-__all__ = ["TOKENIZERS", "ClipBPE", "Gemma", "SentencePiece", "SigLIP", "Tokenizer", "load_tokenizer", "open_tokenizer"]
+__all__ = [
+    "TOKENIZERS",
+    "ClipBPE",
+    "Gemma",
+    "SentencePiece",
+    "SigLIP",
+    "Tokenizer",
+    "WordPiece",
+    "load_tokenizer",
+    "open_tokenizer",
+]
 
-TOKENIZERS: dict[str, type[ClipBPE] | type[Gemma] | type[SentencePiece]] = {
+TOKENIZERS: dict[str, type[ClipBPE] | type[Gemma] | type[SentencePiece] | type[WordPiece]] = {
     ClipBPE.kind: ClipBPE,
     SentencePiece.kind: SentencePiece,
     SigLIP.kind: SigLIP,
     Gemma.kind: Gemma,
+    WordPiece.kind: WordPiece,
 }
+TRAINABLE: dict[str, type[SentencePiece] | type[WordPiece]] = {
+    SentencePiece.kind: SentencePiece,
+    WordPiece.kind: WordPiece,
+}
+"""Kinds with a `train(texts, vocab_size, **options)`."""
 
 
-def open_tokenizer(spec: str) -> Tokenizer:
-    """From a config's spec: `clip_bpe[:MERGES]`, `sentencepiece:MODEL`, `siglip:MODEL`, `gemma:FOLDER`, or a folder of
-    `save`.
+def open_tokenizer(spec: str, **options: Any) -> Tokenizer:
+    """From a config's spec: `clip_bpe[:MERGES]`, `sentencepiece:MODEL`, `siglip:MODEL`, `gemma:FOLDER`,
+    `wordpiece:FOLDER`, or a folder of `save`.
+
+    Args:
+      spec: see above.
+      **options: of a WordPiece tokenizer: lower, added, clean, most_words.
 
     Raises:
-      UserError: an unknown name, or a file that is missing or of another kind.
+      UserError: an unknown name, a file that is missing or of another kind, or options that it does not take.
 
     Example:
       >>> open_tokenizer("clip_bpe").vocab_size
       49408
     """
+    name, _, arg = spec.partition(":")
+    if options and (Path(spec).is_dir() or name != WordPiece.kind):
+        raise UserError(f"tokenizer {spec!r} takes no options, got {', '.join(sorted(options))}; {WordPiece.kind} does")
     if Path(spec).is_dir():
         return load_tokenizer(Path(spec))
-    name, _, arg = spec.partition(":")
-    return TOKENIZERS[choose("tokenizer", name, TOKENIZERS)].open(arg or None)
+    return TOKENIZERS[choose("tokenizer", name, TOKENIZERS)].open(arg or None, **options)
 
 
 def load_tokenizer(directory: Path | str) -> Tokenizer:
