@@ -7,6 +7,7 @@ starts, and a compilation can only be ended so.
 
 import importlib.util
 import json
+import math
 import os
 import re
 import subprocess
@@ -69,7 +70,8 @@ def _compile(config: Mapping[str, Any], stage: str, topology: Topology) -> dict[
     platform = topology.spec.platform
     if platform == "tpu":
         grid = "x".join(map(str, topology.grid))
-        devices = topologies.get_topology_desc(f"{topology.kind}:{grid}", platform="tpu").devices
+        alone = {"chips_per_host_bounds": [1, 1, 1]} if math.prod(topology.grid) == 1 else {}  # a host has 4 or 8 else
+        devices = topologies.get_topology_desc(f"{topology.kind}:{grid}", platform="tpu", **alone).devices
     elif platform == "gpu":
         devices = cuda.devices(topology)
     else:
