@@ -28,6 +28,7 @@ NO_WEIGHTS = ("generation_metrics", "losses")
 # a fixture of one system does not import the others.
 OPENERS = {
     "clip": ("golden_clip", "open_clip_model"),
+    "coca": ("golden_coca", "open_coca"),
     "generation_metrics": ("golden_metrics", "open_arrays"),
     "losses": ("golden_clip", "open_loss"),
     "metrics": ("golden_metrics", "open_arrays"),
