@@ -13,8 +13,8 @@ from mmjax.plan.topology import Topology
 
 # The estimate's peak has to fit with this factor. Temporaries by the estimate over the compiler's: libtpu 0.0.42,
 # CLIP's demo, B/32 and L/14 at 336 pixels on meshes of data and fsdp, remat none, dots and full, 0.84 to 1.07, the
-# lowest for the demo's narrow heads, 0.96 to 1.05 for the others; XLA's compiler for CPUs 0.90 to 1.03. XLA's for CUDA, the demo on
-# one A100 and on one and four H100 and B/32 on eight, 0.85 to 0.92.
+# lowest for the demo's narrow heads, 0.96 to 1.05 for the others; XLA's compiler for CPUs 0.90 to 1.03; XLA's for
+# CUDA, the demo on one A100 and on one and four H100 and B/32 on eight, 0.85 to 0.92.
 MARGIN = {"cpu": 1.1, "gpu": 1.2, "tpu": 1.15}
 SECONDS = 80.0  # for all compilations
 
