@@ -245,7 +245,7 @@ def check_same_computation(
     """
     plain = {"dtype": "float32", "scan": False}
     theirs, ours = (systems.build({**models.spelled_out(each), **plain}) for each in (found, wanted))
-    pairs = [("", theirs, ours, _FREE_SYSTEM)] if "" in parts else []
+    pairs: list[tuple[str, Any, Any, set[str]]] = [("", theirs, ours, _FREE_SYSTEM)] if "" in parts else []
     modules = [field.name for field in dataclasses.fields(ours) if isinstance(getattr(ours, field.name), nn.Module)]
     towers = [tower for tower in modules if tower in parts or "" in parts]
     pairs += [(f"{tower}.", getattr(theirs, tower, None), getattr(ours, tower), _FREE_FIELDS) for tower in towers]
