@@ -123,7 +123,7 @@ def _begin(plan: Plan, output: pathlib.Path) -> dict[str, Any] | None:
     if output.is_dir() and any(output.iterdir()) and not before.is_file():
         raise UserError(f"{output} is not empty, and what it holds is not of this job; give another --output")
     if before.is_file():
-        found = files.read_json(before)
+        found = json.loads(before.read_text(encoding="utf-8"))
         held = found.get("plan", found)
         if held != wanted:
             changed = [f"{k} {held.get(k)!r} -> {wanted[k]!r}" for k in wanted if held.get(k) != wanted[k]]
@@ -238,7 +238,7 @@ def _finish(plan: Plan, output: pathlib.Path) -> dict[str, Any] | None:
     accounts = [_account(output, shard) for shard in range(plan.shards)]
     if not all(path.is_file() for path in accounts):
         return None
-    each = [files.read_json(path) for path in accounts]
+    each = [json.loads(path.read_text(encoding="utf-8")) for path in accounts]
     counts = {name: sum(account[name] for account in each) for name in each[0]}
     manifest = {"plan": json.loads(json.dumps(dataclasses.asdict(plan))), "counts": counts,
                 "opens_as": f"arrayrecord:{output}/data-*.arrayrecord"}  # fmt: skip
