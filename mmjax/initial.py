@@ -106,7 +106,7 @@ def load(
     filled = {path for entry, plan in plans if entry.path != RANDOM for path in plan.values()}
     left = sorted(set(wanted) - filled)
     placer = Placer(flat, trees.flatten(shardings), trees.flatten(random()) if left else None)
-    sizes, seed = (inputs.image_size(config), inputs.text_length(config)), int(config["seed"])
+    sizes, seed = (inputs.image_size(config), inputs.positions_length(config)), int(config["seed"])
     account = [_read(entry, plan, wanted, placer, sizes, seed) for entry, plan in plans if entry.path != RANDOM]
     account.append(f"left at random: {_by_module(left, wanted)}" if left else "nothing is left at random")
     return placer.tree(), "\n".join(account)

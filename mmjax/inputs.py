@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import flax.linen as nn
@@ -44,6 +45,7 @@ DATA_KEYS = {
     "batch_size": "over all devices",
     "image": "augment.from_config's mapping, without size",
     "text": "text.from_config's mapping",
+    "text_length": "tokens per text, begin and end included; default: as many as the system has positions",
     "text_buckets": "lengths to the smallest of which a batch's texts are cut: less work, the same loss",
     "eval_image": "fields of image.Preprocess, without size",
     "workers": "processes that make batches",
@@ -84,8 +86,16 @@ def check_vocabulary(config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
         raise UserError(f"config.system.txt.vocab = {vocab}, but the tokenizer has {tokenizer.vocab_size} ids")
 
 
-def text_length(config: Mapping[str, Any]) -> int:
-    """Tokens per text: the system's."""
+def text_length(config: Mapping[str, Any], overrides: Mapping[str, Any] = MappingProxyType({})) -> int:
+    """Tokens per text: `config.data.text_length` (or a stage's), or as many as the system has positions."""
+    length, most = {**config["data"], **overrides}.get("text_length"), positions_length(config)
+    if length is not None and not 1 <= length <= most:
+        raise UserError(f"config.data.text_length = {length}; valid: 1 to {most}, the positions of config.system.txt")
+    return most if length is None else length
+
+
+def positions_length(config: Mapping[str, Any]) -> int:
+    """Tokens that a text of the system may have."""
     return int(_system_field(config, "txt", "length"))
 
 
@@ -152,7 +162,7 @@ def make_pipeline(
         {spec: open_source(spec) for spec in ([specs] if isinstance(specs, str) else specs)},
         weights=weights,
         tokenizer=tokenizer,
-        length=text_length(config),
+        length=text_length(config, overrides),
         image=augment.from_config({**data.get("image", {}), "size": image_size(config)}),
         text=texts.from_config(data.get("text", {})),
         batch_size=data["batch_size"],
@@ -175,12 +185,8 @@ def open_batches(pipeline: Pipeline, sharding: Any, state: Any = None) -> Device
 def abstract_batch(config: Mapping[str, Any], mesh: Any) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of the smallest batch that the mesh can split; enough to initialise a system."""
     rows = int(np.prod([mesh.shape[axis] for axis in shd.BATCH_AXES]))
-    size, length = image_size(config), text_length(config)
-    return {
-        "image": jax.ShapeDtypeStruct((rows, size, size, 3), np.uint8),
-        "ids": jax.ShapeDtypeStruct((rows, length), np.int32),
-        "valid": jax.ShapeDtypeStruct((rows, length), np.bool_),
-    }
+    system: Any = systems.build(config["system"])
+    return system.example(rows, text_length(config))
 
 
 def make_tools(config: Mapping[str, Any], tokenizer: Tokenizer) -> Tools:

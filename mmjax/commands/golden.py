@@ -29,6 +29,7 @@ OPENERS = {
     "clip": ("golden_clip", "open_clip_model"),
     "losses": ("golden_clip", "open_loss"),
     "siglip": ("golden_clip", "open_clip_model"),
+    "vlmo": ("golden_multiway", "open_vlmo"),
 }
 # (System, task) of a fixture that is a table of cases -> module and function; see `_run_table`.
 TABLES = {("clip", "tokenize"): ("golden_clip", "tokenize")}

@@ -19,7 +19,7 @@ from mmjax.core.types import Batch, total
 from mmjax.data.tokenizers import ClipBPE
 from mmjax.losses.fixtures import run_loss
 from mmjax.systems.clip import CLIP
-from mmjax.weights import clip_config, files, surgery
+from mmjax.weights import clip_config, families, files, surgery
 
 IMAGES, TEXTS = ("pixel_values", "image", "images"), ("input_ids", "text", "texts")
 
@@ -111,7 +111,7 @@ class ClipRunner:
             return total(terms)
 
         gradient = trees.flatten({"params": jax.jit(jax.grad(loss))(variables["params"])})
-        return self.loaded.origin.table(self.loaded.system).published(gradient)
+        return families.table_of(self.loaded.system, self.loaded.origin).published(gradient)
 
 
 _IMAGE, _TEXT, _BOTH = ("image",), ("ids",), ("image", "ids")

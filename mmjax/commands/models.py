@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Sharding
 
@@ -79,16 +78,14 @@ def spelled_out(system: Mapping[str, Any]) -> dict[str, Any]:
 
 def shapes(system: Mapping[str, Any]) -> dict[str, Shape]:
     """Paths and shapes of a system's variables, blocks unrolled: "params/img/cls" -> (768,). Computes nothing."""
-    towers = {key: {k: v for k, v in system[key].items() if k != "scan"} for key in ("img", "txt")}
-    plain = {"scan": False, "dtype": "float32", "loss_form": "plain", "loss_block": None}  # no mesh is needed
-    model = systems.build({**system, **towers, **plain})
-    size, length = system["img"]["image_size"], system["txt"]["length"]
-    batch = {
-        "image": jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32),
-        "ids": jax.ShapeDtypeStruct((1, length), jnp.int32),
-        "valid": jax.ShapeDtypeStruct((1, length), jnp.bool_),
+    left_out = {"scan", "loss_form", "loss_block"}  # no mesh is needed
+    plain = {
+        key: {k: v for k, v in value.items() if k != "scan"} if isinstance(value, Mapping) else value
+        for key, value in system.items()
+        if key not in left_out
     }
-    made = jax.eval_shape(lambda b: model.init(jax.random.key(0), b, train=False), batch)
+    model: Any = systems.build({**plain, "dtype": "float32"})
+    made = jax.eval_shape(lambda b: model.init(jax.random.key(0), b, train=False), model.example(1))
     return {path: tuple(leaf.shape) for path, leaf in trees.flatten(shd.unbox(made)).items()}
 
 

@@ -15,11 +15,12 @@ from mmjax.core.stacking import BLOCK, STACK
 
 
 def put(array: Any, sharding: NamedSharding) -> jax.Array:
-    """float32 on devices; a host array is converted slice by slice, so that no whole copy of it is made."""
+    """float32 (whole numbers: int32) on devices; a host array is converted slice by slice, without a whole copy."""
+    kind = np.int32 if array.dtype.kind in "iu" else np.float32
     if isinstance(array, jax.Array):
-        return processes.settle(jax.device_put(array.astype(jnp.float32), sharding))
+        return processes.settle(jax.device_put(array.astype(kind), sharding))
     return jax.make_array_from_callback(
-        array.shape, sharding, lambda index: np.ascontiguousarray(array[index], np.float32).reshape(array[index].shape)
+        array.shape, sharding, lambda index: np.ascontiguousarray(array[index], kind).reshape(array[index].shape)
     )
 
 

@@ -1,4 +1,5 @@
-"""CLIP's text encoder, a causal transformer read at the end token, and SigLIP's, which sees and reads everything."""
+"""Text transformers: CLIP's, causal and read at the end token; SigLIP's, which sees and reads everything; CoCa's,
+causal and read at a class token behind the text."""
 
 from typing import Any
 
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax.typing import DTypeLike
-from jaxtyping import Bool, Integer
+from jaxtyping import Array, Bool, Integer
 
 from mmjax.core.errors import UserError
 from mmjax.core.padding import check_right_padded
@@ -18,12 +19,15 @@ from mmjax.nn.norm import LayerNorm
 from mmjax.nn.patch import AnyArray
 from mmjax.nn.transformer import BlockSpec, Inputs, Transformer
 
-POOLS = ("end", "last")
+POOLS = ("end", "last", "cls")
 
 
 @struct.dataclass
 class TextOutput:
-    """tokens float[B, T, D] after the final norm; pooled float[B, D], the state at the end token or the last one."""
+    """tokens float[B, T, D]; pooled float[B, D], the state at the end token, the last one or the class token.
+
+    Both after the final norm, but with pool "cls" only `pooled`: a decoder goes on from the states as they are.
+    """
 
     # Any: under jax's transformations the leaves are tracers, shapes or placeholders.
     tokens: Any
@@ -41,11 +45,16 @@ class TextTransformer(nn.Module):
       causal: a token sees those before it alone; without, every token sees all, padding included (SigLIP).
       mask_padding: no token sees padding.
       pool: "end" (the end token) or "last" (the last position, which may be padding: SigLIP reads texts that are padded
-        to `length`, and padded to another length they give something else).
+        to `length`, and padded to another length they give something else) or "cls" (CoCa: a learned token behind the
+        text, which has the last row of a position table of length + 1, however short the texts are; implies
+        mask_padding).
+      cls_shift: keys hide padding one place too late, so that the class token sees the first padded place and itself
+        only behind a text without padding. A slip in open_clip with which its CoCa checkpoints were trained.
+      layer_scale: see BlockSpec.
       attention: kernel of the blocks' attention (see BlockSpec).
       inits: of the blocks, default CLIP's.
 
-    Source: Radford et al. 2021 (CLIP), §2.4; Zhai et al. 2023 (SigLIP).
+    Source: Radford et al. 2021 (CLIP), §2.4; Zhai et al. 2023 (SigLIP); Yu et al. 2022 (CoCa), §3.2.
     """
 
     vocab: int
@@ -60,6 +69,8 @@ class TextTransformer(nn.Module):
     causal: bool = True
     mask_padding: bool = False
     pool: str = "end"
+    cls_shift: bool = False
+    layer_scale: float | None = None
     attention: str = "xla"
     scan: bool = False
     remat: str | None = None
@@ -82,9 +93,14 @@ class TextTransformer(nn.Module):
             raise UserError(f"text encoder: pool {self.pool!r} is one of {POOLS}")
         if ids.shape[1] > self.length:
             raise UserError(f"texts of {ids.shape[1]} tokens, but the text encoder has {self.length} positions")
+        has_cls, valid = self.pool == "cls", jnp.asarray(valid)
         embed = Embed(self.vocab, self.width, normal(0.02), self.dtype, name="embed")
-        pos = self.param("pos", normal(0.01), (self.length, self.width), jnp.float32).astype(self.dtype)
+        rows = self.length + int(has_cls)
+        pos = self.param("pos", normal(0.01), (rows, self.width), jnp.float32).astype(self.dtype)
         x = constrain(embed(jnp.asarray(ids)) + pos[None, : ids.shape[1]], "batch", None, None)
+        if has_cls:
+            cls = self.param("cls", normal(0.01), (self.width,), jnp.float32).astype(self.dtype) + pos[-1]
+            x = jnp.concatenate([x, jnp.broadcast_to(cls[None, None], (len(x), 1, self.width))], axis=1)
         x = nn.Dropout(self.dropout, name="drop")(x, deterministic=not train)
         spec = BlockSpec(
             heads=self.heads,
@@ -92,18 +108,29 @@ class TextTransformer(nn.Module):
             act=self.act,
             eps=self.eps,
             dropout=self.dropout,
+            layer_scale=self.layer_scale,
             attention=self.attention,
             inits=self.inits or clip_text_init(self.width, self.depth),
             dtype=self.dtype,
         )
         stack = Transformer(spec, self.depth, self.scan, self.remat, name="transformer")
-        seen = masks.combine(
-            masks.causal(ids.shape[1]) if self.causal else None,
-            masks.padding(jnp.asarray(valid)) if self.mask_padding else None,
-        )
-        x = stack(x, Inputs(mask=seen), train=train)
-        x = LayerNorm(self.eps, self.dtype, name="norm_final")(x)
+        x = stack(x, Inputs(mask=self._seen(valid)), train=train)
+        norm = LayerNorm(self.eps, self.dtype, name="norm_final")
+        if has_cls:
+            return TextOutput(constrain(x[:, :-1], "batch", None, None), constrain(norm(x[:, -1]), "batch", None))
+        x = norm(x)
         if self.pool == "last":
             return TextOutput(x, constrain(x[:, -1], "batch", None))
-        end = jnp.asarray(valid).sum(axis=1, dtype=jnp.int32) - 1  # [B]
+        end = valid.sum(axis=1, dtype=jnp.int32) - 1  # [B]
         return TextOutput(x, constrain(jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0], "batch", None))
+
+    def _seen(self, valid: Bool[Array, "B T"]) -> Bool[Array, "#B 1 #S S"] | None:
+        """The mask of self-attention; with a class token S = T + 1."""
+        keys = valid
+        if self.pool == "cls":
+            own = jnp.ones_like(valid[:, :1])
+            keys = jnp.concatenate([own, valid] if self.cls_shift else [valid, own], axis=1)
+        return masks.combine(
+            masks.causal(keys.shape[1]) if self.causal else None,
+            masks.padding(keys) if self.mask_padding or self.pool == "cls" else None,
+        )

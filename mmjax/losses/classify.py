@@ -2,22 +2,15 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Integer
+from jaxtyping import Array, Float, Integer
 
 from mmjax.core.types import Term
 
 
-def cross_entropy(
-    logits: Float[Array, "B C"],
-    label: Integer[Array, "B"],
-    counts: Bool[Array, "B"] | None = None,
-    weight: float = 1.0,
-) -> Term:
-    """`-log softmax(logits)[label]`, nats, over the rows that count (default: all); Term(sum, rows, weight)."""
-    at = jnp.take_along_axis(jax.nn.log_softmax(logits.astype(jnp.float32), axis=1), label[:, None], axis=1)[:, 0]
-    if counts is None:
-        return Term(-at.sum(), jnp.asarray(len(label), jnp.float32), weight)
-    return Term(-jnp.where(counts, at, 0.0).sum(), jnp.maximum(counts.sum(), 1).astype(jnp.float32), weight)
+def cross_entropy(logits: Float[Array, "B C"], label: Integer[Array, "B"]) -> Term:
+    """`-log softmax(logits)[label]`: Term(sum, rows, 1); nats."""
+    at = jnp.take_along_axis(jax.nn.log_softmax(logits.astype(jnp.float32), axis=1), label[:, None], axis=1)
+    return Term(-at.sum(), jnp.asarray(len(label), jnp.float32))
 
 
 def soft_answers(logits: Float[Array, "B C"], target: Float[Array, "B C"]) -> Term:

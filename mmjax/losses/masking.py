@@ -1,4 +1,4 @@
-"""Masked data modelling: which tokens and patches are hidden, by what, and the loss where they were.
+"""Which words and patches masked data modelling hides.
 
 All draws are functions of a key with static shapes, on the device.
 """
@@ -6,9 +6,7 @@ All draws are functions of a key with static shapes, on the device.
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Integer
-
-from mmjax.core.types import Term
+from jaxtyping import Array, Bool
 
 
 def words_inside(valid: Bool[Array, "B T"]) -> Bool[Array, "B T"]:
@@ -53,20 +51,6 @@ def choose_tokens(
     return (chosen_words[:, :, None] & member).any(axis=1)
 
 
-def corrupt(
-    key: jax.Array, ids: Integer[Array, "B T"], chosen: Bool[Array, "B T"], mask_id: int, vocab: int, first: int = 0
-) -> Integer[Array, "B T"]:
-    """The ids with 80 % of the chosen ones replaced by `mask_id`, 10 % by a random one of `first` … `vocab` - 1.
-
-    Source: Devlin et al. 2019 (BERT), §3.1.
-    """
-    kind, other = jax.random.split(key)
-    draw = jax.random.uniform(kind, ids.shape)
-    random = jax.random.randint(other, ids.shape, first, vocab, ids.dtype)
-    hidden = jnp.where(draw < 0.8, jnp.asarray(mask_id, ids.dtype), jnp.where(draw < 0.9, random, ids))
-    return jnp.where(chosen, hidden, ids)
-
-
 def choose_blocks(
     key: jax.Array, batch: int, side: int, count: int, *, least: int = 16, attempts: int = 40
 ) -> Bool[Array, "B P"]:
@@ -104,17 +88,3 @@ def choose_blocks(
         return jnp.zeros(side * side, bool).at[order[:count]].set(True)
 
     return jax.vmap(one)(jax.random.split(key, batch))
-
-
-def masked_cross_entropy(
-    logits: Float[Array, "B T V"], target: Integer[Array, "B T"], chosen: Bool[Array, "B T"], weight: float = 1.0
-) -> Term:
-    """Cross-entropy of the targets at the chosen places alone; nats. Targets elsewhere are not read.
-
-    Returns:
-      Term(sum over the chosen, their number (at least 1), weight).
-    """
-    log_p = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
-    at = jnp.take_along_axis(log_p, jnp.where(chosen, target, 0)[:, :, None], axis=-1)[:, :, 0]
-    count = jnp.maximum(chosen.sum(), 1).astype(jnp.float32)
-    return Term(-jnp.sum(jnp.where(chosen, at, 0.0)), count, weight)

@@ -60,6 +60,8 @@ class BlockSpec:
       order: where the norm stands. "pre": x + f(norm x) (CLIP, ViT); "post": norm(x + f x) (BERT);
         "branch": x + norm(f x) (CogVLM's EVA2).
       cross: adds cross-attention to a context between self-attention and MLP (`cross`, `norm_cross`).
+      norm_context: the context passes a norm of its own in every block, `norm_context` (open_clip's CoCa).
+      mid_mlp: a second MLP between self- and cross-attention, `norm_mid` and `mlp_mid` (open_clip's CoCa).
       layer_scale: initial value of a learned gain per channel on each branch, `scale1`, `scale2` (Touvron et al. 2021).
       drop_path: highest rate of dropping a whole branch per example (Huang et al. 2016); grows linearly over a stack.
       dropout, attn_dropout: of the branches, and of the attention weights.
@@ -89,6 +91,8 @@ class BlockSpec:
     separate: bool = False
     bias_kv: bool = False
     cross: bool = False
+    norm_context: bool = False
+    mid_mlp: bool = False
     layer_scale: float | None = None
     drop_path: float = 0.0
     dropout: float = 0.0
@@ -158,8 +162,11 @@ class Block(nn.Module):
             return attention(x, bias=bias, mask=inputs.mask, rope=inputs.rope, train=self.train)
 
         def cross(x: Array) -> Array:
+            context = inputs.context
+            if s.norm_context and context is not None:
+                context = norm(s.norm)(s.eps, s.dtype, name="norm_context")(context)
             attention = self._attention("cross")
-            return attention(x, inputs.context, kv=layer.context_kv, mask=inputs.context_mask, train=self.train)
+            return attention(x, context, kv=layer.context_kv, mask=inputs.context_mask, train=self.train)
 
         def expert(name: str) -> Any:
             eps, dropout = s.eps if s.sub_norm else None, s.dropout if s.mlp_dropout is None else s.mlp_dropout
@@ -168,6 +175,8 @@ class Block(nn.Module):
 
         x = constrain(x, "batch", None, None)
         x = self._residual(x, attend, f"1{mode}", layer.drop_path, own)
+        if s.mid_mlp:
+            x = self._residual(x, expert("_mid"), "_mid", layer.drop_path, ())
         if s.cross and (inputs.context is not None or layer.context_kv is not None):
             x = self._residual(x, cross, "_cross", layer.drop_path, ())
         x = self._residual(x, lambda h: by_segment(h, self.segments, expert), "2", layer.drop_path, self.segments)

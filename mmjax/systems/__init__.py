@@ -5,10 +5,10 @@ from typing import Any
 import flax.linen as nn
 
 from mmjax.core.errors import UserError
-from mmjax.systems import base, clip, vlmo
+from mmjax.systems import base, clip, coca, vlmo
 
-BUILDERS = {"clip": clip.build, "vlmo": vlmo.build}
-SIZES = {"clip": clip.SIZES, "vlmo": vlmo.SIZES}
+BUILDERS = {"clip": clip.build, "coca": coca.build, "vlmo": vlmo.build}
+SIZES = {"clip": clip.SIZES, "coca": coca.SIZES, "vlmo": vlmo.SIZES}
 
 
 def build(config: Any) -> nn.Module:

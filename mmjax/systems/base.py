@@ -46,11 +46,15 @@ img, kind "resnet":
 txt:
   vocab *, length *, width *, depth *, heads *
   mlp_dim (default 4 * width), act (default "quick_gelu"), eps (default 1e-5), dropout, scan, remat, attention
-  causal (default true), mask_padding (default false), pool ("end" (default: the end token) or "last")
+  causal (default true), mask_padding (default false), pool ("end" (default: the end token), "last" or "cls"),
+  cls_shift (default false), layer_scale (default null)
 """
 
 from collections.abc import Collection, Mapping
 from typing import Any
+
+import jax
+import jax.numpy as jnp
 
 from mmjax.core.errors import UserError
 from mmjax.core.precision import compute_dtype
@@ -68,9 +72,18 @@ _VIT = {"kind", "image_size", "patch", "width", "depth", "heads", "mlp_dim", "ac
         "dropout", "patch_drop", "crop_edge", *_SHARED}  # fmt: skip
 _RESNET = {"kind", "image_size", "layers", "width", "heads", "remat"}
 _TEXT = {"vocab", "length", "width", "depth", "heads", "mlp_dim", "act", "eps", "dropout", "causal", "mask_padding",
-         "pool", *_SHARED}  # fmt: skip
+         "pool", "cls_shift", "layer_scale", *_SHARED}  # fmt: skip
 _CHOICES = {"act": tuple(ACTIVATIONS), "remat": tuple(REMAT), "norm_post": POSTS, "attention": KERNELS}
 _POOLS = {True: TEXT_POOLS, False: POOLS}  # whether it is the text tower
+
+
+def example(rows: int, image_size: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a batch of images with texts (data/example.py)."""
+    return {
+        "image": jax.ShapeDtypeStruct((rows, image_size, image_size, 3), jnp.uint8),
+        "ids": jax.ShapeDtypeStruct((rows, length), jnp.int32),
+        "valid": jax.ShapeDtypeStruct((rows, length), jnp.bool_),
+    }
 
 
 def plain(config: Any) -> dict[str, Any]:
@@ -125,7 +138,7 @@ def _check_tower(where: str, config: Mapping[str, Any], valid: Collection[str], 
     for key, choices in {**_CHOICES, "pool": _POOLS["vocab" in valid]}.items():
         if key in config:
             check_choice(f"{where}: {key}", config[key], choices)
-    _check_values(where, config)
+    check_values(where, config)
     width, heads = config["width"], config.get("heads")
     if config.get("kind") != "resnet" and width % heads:
         raise UserError(f"{where}: {heads} heads do not divide the width {width}")
@@ -135,7 +148,7 @@ _COUNTS = ("image_size", "patch", "patch_stride", "width", "depth", "heads", "ml
 _RATES = ("dropout", "drop_path", "patch_drop")
 
 
-def _check_values(where: str, config: Mapping[str, Any]) -> None:
+def check_values(where: str, config: Mapping[str, Any]) -> None:
     """Raises UserError for counts that are no positive whole numbers, and rates and eps out of range."""
     for key in (key for key in _COUNTS if config.get(key) is not None):
         value = config[key]

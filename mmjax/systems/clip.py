@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
@@ -123,6 +124,11 @@ class CLIP(nn.Module):
 
     def __call__(self, batch: Batch, *, train: bool = False) -> dict[str, Term]:
         return self.losses(batch, train=train)
+
+    def example(self, rows: int, length: int | None = None) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of a training batch of so many rows; `length`: tokens of a text, default the text tower's."""
+        size = self.img.image_size
+        return base.example(rows, size, length or self.txt.length)
 
     def constrain(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Bounds the scale, after every update: "clipped to prevent scaling the logits by more than 100" (§2.5).

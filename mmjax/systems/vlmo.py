@@ -2,7 +2,7 @@
 Unified Vision-Language Pre-Training with Mixture-of-Modality-Experts")."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -11,15 +11,15 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Integer
 
+from mmjax.core.errors import UserError
 from mmjax.core.sharding import constrain
 from mmjax.core.types import Batch, Term
 from mmjax.encoders.bert import WordTransform
 from mmjax.encoders.tokens import ImageTokens, TextTokens
 from mmjax.fusion.multiway import IMG, TXT, LayerBias, Multiway, relative_index, relative_rows
-from mmjax.losses import masking
+from mmjax.losses import masking, matching, mlm
 from mmjax.losses.classify import cross_entropy, soft_answers
 from mmjax.losses.contrastive import softmax_contrastive
-from mmjax.losses.negatives import draw_negatives, take_rows
 from mmjax.nn import masks
 from mmjax.nn.classifier import Classifier
 from mmjax.nn.dense import Dense, normal
@@ -32,17 +32,6 @@ TASKS = ("mlm", "itc", "itm", "retrieval", "vqa", "nlvr2")
 HALF = (0.5, 0.5, 0.5)
 START = np.log(1 / 0.07)
 Ids, Valid = Integer[AnyArray, "B T"], Bool[AnyArray, "B T"]
-
-
-class Draws(NamedTuple):
-    """What pre-training draws: ids int[B, T] with tokens hidden at `chosen` bool[B, T], and a wrong picture and a wrong
-    text int[B] for every pair, where there is one (`possible`, bool[B])."""
-
-    ids: Any
-    chosen: Any
-    image: Any = None
-    text: Any = None
-    possible: Any = None
 
 
 class VLMo(nn.Module):
@@ -161,9 +150,9 @@ class VLMo(nn.Module):
         """`tanh(W x)` of the fused states' first token."""
         return jnp.tanh(self.pooler(states[:, 0]))
 
-    def match(self, image: Array, ids: Array, valid: Array) -> Float[Array, "B 2"]:
+    def match(self, image: Array, ids: Array, valid: Array, *, train: bool = False) -> Float[Array, "B 2"]:
         """Logits of (no match, match)."""
-        return self.itm(self.pooled(self.fuse(image, ids, valid))).astype(jnp.float32)
+        return self.itm(self.pooled(self.fuse(image, ids, valid, train=train))).astype(jnp.float32)
 
     def answer(self, image: Array, ids: Array, valid: Array, *, train: bool = False) -> Float[Array, "B C"]:
         """Logits of the answers to questions (§3.4: VQA)."""
@@ -187,24 +176,24 @@ class VLMo(nn.Module):
             return {"vqa": soft_answers(self.answer(image, ids, valid, train=train), batch["target"])}
         if "nlvr2" in self.tasks:
             return {"nlvr2": cross_entropy(self.reason(image, ids, valid, train=train), batch["label"])}
-        if image is None:
-            return self.text_losses(ids, valid, self.hide(ids, valid, batch.get("begins")), train=train)
-        features = self.encode_image(image, train=train) | self.encode_text(ids, valid, train=train)
-        terms = self.contrast(features)
-        if not {"itm", "mlm"} & set(self.tasks):
-            return terms
-        hidden = self.hide(ids, valid, batch.get("begins"))
-        logits = jnp.exp(self.log_scale) * features["img"] @ features["txt"].T
-        pairs = batch.get("image_id")
-        text, has_text = draw_negatives(self.make_rng("dropout"), logits, pairs)
-        picture, has_picture = draw_negatives(self.make_rng("dropout"), logits.T, pairs)
-        draws = hidden._replace(image=picture, text=text, possible=has_text & has_picture)
-        return terms | self.fused_losses(image, ids, valid, draws, train=train)
+        terms: dict[str, Term] = {}
+        if image is not None and {"itc", "retrieval"} & set(self.tasks):
+            features = self.encode_image(image, train=train) | self.encode_text(ids, valid, train=train)
+            terms |= self.contrast(features)
+            if "itm" in self.tasks:
+                logits = jnp.exp(self.log_scale) * features["img"] @ features["txt"].T
+                negatives = matching.draw(self.make_rng("dropout"), logits, logits.T, batch.get("image_id"))
+                terms |= self.match_losses(image, ids, valid, negatives, train=train)
+        if "mlm" in self.tasks:
+            hidden, selected = self.hide(ids, valid, batch.get("begins"))
+            terms |= self.word_losses(image, ids, valid, hidden, selected, train=train)
+        return terms
 
-    def hide(self, ids: Array, valid: Array, begins: Array | None) -> Draws:
-        """Draws the words that are to be predicted, whole where `begins` says which tokens begin one."""
-        chosen = masking.choose_tokens(self.make_rng("dropout"), masking.words_inside(valid), self.mask_rate, begins)
-        return Draws(masking.corrupt(self.make_rng("dropout"), ids, chosen, self.mask_id, self.txt.vocab), chosen)
+    def hide(self, ids: Array, valid: Array, begins: Array | None) -> tuple[Array, Array]:
+        """(ids with words hidden, which): whole words where `begins` says which tokens begin one (§3.3)."""
+        key, inside = self.make_rng("dropout"), masking.words_inside(jnp.asarray(valid))
+        selected = masking.choose_tokens(key, inside, self.mask_rate, begins)
+        return mlm.hide_tokens(key, ids, selected, vocab=self.txt.vocab, mask_id=self.mask_id), selected
 
     def contrast(self, features: Mapping[str, Array]) -> dict[str, Term]:
         """Image-text contrast over the global batch: half from the own experts, half from the fused one."""
@@ -214,33 +203,24 @@ class VLMo(nn.Module):
         vl = softmax_contrastive(features["img_vl"], features["txt_vl"], jnp.exp(self.log_vl_scale))
         return {"itc": term._replace(weight=0.5), "itc_vl": vl._replace(weight=0.5)}
 
-    def text_losses(self, ids: Array, valid: Array, draws: Draws, *, train: bool) -> dict[str, Term]:
-        """Masked language modelling of texts alone."""
-        (states,) = self.states(self.text_tokens(draws.ids, train=train), valid, None, train=train)
-        return {"mlm": masking.masked_cross_entropy(self.word_logits(states), ids, draws.chosen)}
+    def match_losses(
+        self, image: Array, ids: Array, valid: Array, negatives: matching.Negatives, *, train: bool
+    ) -> dict[str, Term]:
+        """Matching: each pair, each text beside a wrong image, each image beside a wrong text."""
+        images, (ids, valid), fits, counts = matching.with_negatives(image, (ids, valid), negatives)
+        logits = self.match(images, ids, valid, train=train)
+        return {"itm": matching.matching(logits, fits, counts)}
 
-    def fused_losses(self, image: Array, ids: Array, valid: Array, draws: Draws, *, train: bool) -> dict[str, Term]:
-        """Matching against hard negatives of the global batch, and masked words beside their image: one pass of 4B.
-
-        The four of a pair stand together, so that a device keeps the rows that it has.
-        """
-        wrong_image = take_rows(image, draws.image)
-        wrong_ids, wrong_valid = take_rows((ids, valid), draws.text)
-        states = self.fuse(
-            _together(image, wrong_image, image, image),
-            _together(ids, ids, wrong_ids, draws.ids),
-            _together(valid, valid, wrong_valid, valid),
-            train=train,
-        )
-        by_pair = states.reshape(len(ids), 4, *states.shape[1:])
-        match = self.itm(jnp.tanh(self.pooler(by_pair[:, :3, 0]))).astype(jnp.float32)  # [B, 3, 2]
-        label = jnp.broadcast_to(jnp.array([1, 0, 0]), match.shape[:2])
-        counts = jnp.broadcast_to(draws.possible[:, None], label.shape).at[:, 0].set(True)
-        words = self.word_logits(by_pair[:, 3, : ids.shape[1]])
-        return {
-            "itm": cross_entropy(match.reshape(-1, 2), label.reshape(-1), counts.reshape(-1)),
-            "mlm": masking.masked_cross_entropy(words, ids, draws.chosen, self.mlm_weight),
-        }
+    def word_losses(
+        self, image: Array | None, ids: Array, valid: Array, hidden: Array, selected: Array, *, train: bool
+    ) -> dict[str, Term]:
+        """Masked language modelling, beside the image if there is one."""
+        if image is None:
+            (states,) = self.states(self.text_tokens(hidden, train=train), valid, None, train=train)
+        else:
+            states = self.fuse(image, hidden, valid, train=train)[:, : ids.shape[1]]
+        term = mlm.masked_lm(self.word_logits(states), jnp.asarray(ids), selected)
+        return {"mlm": term if image is None else term._replace(weight=self.mlm_weight)}
 
     def example(self, rows: int, length: int | None = None) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes of a training batch of so many rows; `length`: tokens of a text, default all positions."""
@@ -264,12 +244,6 @@ class VLMo(nn.Module):
 
 def _unit(x: Float[Array, "B E"]) -> Float[Array, "B E"]:
     return constrain(unit(x.astype(jnp.float32)), "batch", None)
-
-
-def _together(*parts: Array) -> Array:
-    """Rows of several batches, those of an example side by side: [B, …] each -> [parts · B, …]."""
-    parts = tuple(jnp.asarray(part) for part in parts)
-    return jnp.stack(parts, axis=1).reshape(-1, *parts[0].shape[1:])
 
 
 # ---------------------------------------------------------------- stages, sizes
@@ -320,6 +294,8 @@ def build(config: Mapping[str, Any]) -> VLMo:
     base.check_keys(where, config, {"name", *stacks.STACK, "top", "positions", "tasks", "img", "txt", *options},
                     required=("width", "depth", "heads", "tasks", "img", "txt"))  # fmt: skip
     stacks.check_tasks(where, config["tasks"], TASKS)
+    if "itm" in config["tasks"] and "itc" not in config["tasks"]:
+        raise UserError(f"{where}: the task 'itm' draws its negatives by the similarities of 'itc'; add that one")
     img, txt, top, D = config["img"], config["txt"], config.get("top", 0), config["width"]
     base.check_keys(f"{where}: img", img, ("image_size", "patch"), ("image_size", "patch"))
     base.check_keys(f"{where}: txt", txt, ("vocab", "length", "mask_id", "relative"), ("vocab", "length", "mask_id"))

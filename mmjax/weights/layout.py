@@ -27,12 +27,14 @@ class Row:
       ours: path (or paths, for a fused tensor) in our tree, such as "img/transformer/block_{i}/attn/q/kernel".
       transform: from the published tensor to ours.
       collection: "params" or another variable collection, such as "batch_stats".
+      dtype: in which it is written where nothing says how it was stored.
     """
 
     published: str
     ours: str | tuple[str, ...]
     transform: Transform = SAME
     collection: str = "params"
+    dtype: str = "float32"
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -58,6 +60,21 @@ class Buffer:
     value: np.ndarray
     fixed: bool = True
     always: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Alias:
+    """An entry that repeats another one, such as the tied output map of a language model.
+
+    Attributes:
+      published: its name. A checkpoint may leave it out; an export writes it.
+      of: the name of the tensor whose values it has.
+      why: what ties the two.
+    """
+
+    published: str
+    of: str
+    why: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +125,7 @@ class Table:
     rows: tuple[Row, ...]
     buffers: tuple[Buffer, ...] = ()
     ranges: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    aliases: tuple[Alias, ...] = ()
 
     def expand(self) -> Iterator[Row]:
         """The rows with every `{name}` counted out."""
@@ -135,7 +153,8 @@ class Table:
         expected = {row.published: row for row in rows}
         self._check_tree(rows, shapes)
         missing = [key for key in expected if key not in keys]
-        unknown = sorted(keys - set(expected) - {buffer.published for buffer in self.buffers})
+        besides = {extra.published for extra in (*self.buffers, *self.aliases)}
+        unknown = sorted(keys - set(expected) - besides)
         misshapen = []
         for key, row in expected.items():
             if key in keys:
@@ -147,12 +166,20 @@ class Table:
                 stored = source.read(buffer.published)
                 if not np.array_equal(stored, buffer.value):
                     misshapen.append(f"{buffer.published} is {stored.tolist()}, but the config says {buffer.value}")
+        for alias in self.aliases:
+            if {alias.published, alias.of} <= keys and not _equal(source, alias.published, alias.of):
+                misshapen.append(f"{alias.published} is not {alias.of}, but {alias.why}")
         kinds = {"missing": missing, "not known to this layout": unknown, "not as the config says": misshapen}
         if any(kinds.values()):
             found = "".join(
                 f"\n  {kind} ({len(k)}):" + "".join(f"\n    {key}" for key in k) for kind, k in kinds.items() if k
             )
             raise UserError(f"{where}: the tensors are not those of the layout {self.layout!r}:{found}")
+
+    def _alias_reasons(self, keys: set[str]) -> dict[str, str]:
+        return {
+            alias.published: f"repeats {alias.of}: {alias.why}" for alias in self.aliases if alias.published in keys
+        }
 
     def _check_tree(self, rows: list[Row], shapes: Mapping[str, Shape]) -> None:
         """Our tree and the table must name the same parameters: a difference is a gap in the table."""
@@ -179,7 +206,7 @@ class Table:
           shapes: our paths and shapes.
           where: the checkpoint's name for messages.
           place: called with path and array, a view in the stored dtype, as soon as each is read, to put it on its
-            devices; default: `float32`.
+            devices; default: `plain_numbers`.
           only: which of our paths to read; default: all.
 
         Raises:
@@ -193,12 +220,12 @@ class Table:
             for path, array in zip(row.paths, row.transform.to_ours(tensor), strict=True):
                 if only is None or only(path):
                     stored[path] = str(tensor.dtype)
-                    flat[path] = float32(array) if place is None else place(path, array)
+                    flat[path] = plain_numbers(array) if place is None else place(path, array)
             del tensor, array  # before the next one is read
         present = [buffer for buffer in self.buffers if buffer.published in keys]
         account = Account(
             loaded={row.published: row.paths for row in rows},
-            ignored={buffer.published: buffer.why for buffer in present},
+            ignored={buffer.published: buffer.why for buffer in present} | self._alias_reasons(keys),
             stored=stored,
             buffers={buffer.published: _unlike(buffer.value, source.read(buffer.published)) for buffer in present},
         )
@@ -209,18 +236,18 @@ class Table:
 
         Args:
           flat: our paths -> arrays, of all collections or (gradients) of "params" alone.
-          stored: our path -> dtype to write; float32 where it says nothing.
+          stored: our path -> dtype to write; the row's where it says nothing.
         """
         collections = {path.split("/")[0] for path in flat}
         rows = [row for row in self.expand() if row.collection in collections]
         self._check_tree(rows, {path: tuple(array.shape) for path, array in flat.items()})
         tensors = {}
         for row in rows:
-            dtypes = {(stored or {}).get(path, "float32") for path in row.paths}
-            dtype = dtypes.pop() if len(dtypes) == 1 else "float32"
+            dtypes = {(stored or {}).get(path, row.dtype) for path in row.paths}
+            dtype = dtypes.pop() if len(dtypes) == 1 else row.dtype
             tensor = row.transform.to_published([np.asarray(flat[path]) for path in row.paths])
             tensors[row.published] = np.ascontiguousarray(tensor, dtype=np.dtype(dtype)).reshape(tensor.shape)
-        return tensors
+        return tensors | {alias.published: tensors[alias.of] for alias in self.aliases if alias.of in tensors}
 
     def extra(self, buffers: Mapping[str, Any], same_layout: bool) -> dict[str, np.ndarray]:
         """The buffers that belong to an export.
@@ -245,6 +272,16 @@ class Table:
 def float32(array: np.ndarray) -> np.ndarray:
     """A float32 copy without gaps of an array of any dtype, or the array itself if it is one."""
     return np.ascontiguousarray(array, dtype=np.float32).reshape(array.shape)
+
+
+def plain_numbers(array: np.ndarray) -> np.ndarray:
+    """`float32` of the array, and int32 of whole numbers."""
+    whole = array.dtype.kind in "iu"
+    return np.ascontiguousarray(array, dtype=np.int32).reshape(array.shape) if whole else float32(array)
+
+
+def _equal(source: Tensors, one: str, other: str) -> bool:
+    return source.shape(one) == source.shape(other) and np.array_equal(source.read(one), source.read(other))
 
 
 def _unlike(value: np.ndarray, stored: np.ndarray) -> dict[str, Any] | None:

@@ -72,12 +72,12 @@ def _step(system: Mapping[str, Any]) -> int:
 
 
 def _image(old: Mapping[str, Any], new: Mapping[str, Any], layout: str) -> tuple[str, Resize, str] | None:
-    """transformers interpolates without antialias; open_clip with it, and OpenAI's models are resized by open_clip."""
+    """open_clip interpolates with antialias, OpenAI's models too, which it resizes; everybody else without."""
     before, after = (each["img"]["image_size"] // _step(each) for each in (old, new))
     if before == after:
         return None
     path, extra = RESNET if old["img"].get("kind") == "resnet" else VIT, int(old["img"].get("cls", True))
-    antialias = layout != "hf"
+    antialias = old["name"] == "clip" and layout != "hf"
 
     def resize(table: np.ndarray) -> np.ndarray:
         # [P, D] -> [Y, X, D]; row 0 is the class (or mean) token's, where there is one
@@ -86,7 +86,7 @@ def _image(old: Mapping[str, Any], new: Mapping[str, Any], layout: str) -> tuple
         grown = bicubic_resize(grid, (after, after), antialias=antialias)
         return np.concatenate([table[:extra], np.asarray(grown).reshape(after * after, -1)])
 
-    rule = "bicubic with antialias (open_clip)" if antialias else "bicubic without antialias (transformers)"
+    rule = "bicubic with antialias (open_clip)" if antialias else "bicubic without antialias"
     return path, resize, f"{path}: grid {before}x{before} -> {after}x{after}, {rule}"
 
 

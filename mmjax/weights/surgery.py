@@ -1,7 +1,7 @@
 """Published checkpoints into systems, and systems into published checkpoints.
 
-A checkpoint is a folder with its publisher's configuration and weights, or an OpenAI weight file alone. Whoever calls
-gives the shapes of our tree: this folder knows names and layouts, not models.
+A checkpoint is a folder with its publisher's configuration and weights, or a weight file with the configuration beside
+it (OpenAI's needs none). Whoever calls gives the shapes of our tree: this folder knows names and layouts, not models.
 """
 
 import dataclasses
@@ -14,43 +14,16 @@ import numpy as np
 from mmjax.core import trees
 from mmjax.core.errors import UserError
 from mmjax.core.stacking import unstack_blocks
-from mmjax.weights import clip_config, files, positions
-from mmjax.weights.clip import clip_table
-from mmjax.weights.layout import Account, Table, float32
-from mmjax.weights.siglip import is_siglip
+from mmjax.weights import families, files, positions
+from mmjax.weights.clip_family import OPEN_CLIP_CONFIG
+from mmjax.weights.family import Origin, Published
+from mmjax.weights.layout import Account, Table, plain_numbers
 from mmjax.weights.transforms import Shape
 
-CONFIG, OPEN_CLIP_CONFIG, PREPROCESSOR = "config.json", "open_clip_config.json", "preprocessor_config.json"
-PIL_RESAMPLE = {"bicubic": 3, "bilinear": 2}  # Pillow's numbers
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+CONFIG = "config.json"
+TEACHER = "teacher"  # collection of momentum copies: paths and shapes are those of the parameters
 
 Shapes = Callable[[Mapping[str, Any]], Mapping[str, Shape]]
-
-
-class Origin(NamedTuple):
-    """What a checkpoint says besides its parameters, so that it can be written again bit for bit.
-
-    Attributes:
-      layout: "hf", "openai" or "open_clip".
-      config: its configuration.
-      custom_text: open_clip: the text tower's keys begin with `text.`.
-      one_value: scale and bias are stored as `[1]`.
-      buffers: see `Account`.
-      dtypes: our path -> dtype in which it was stored, where that is not float32.
-      resample: how pictures are resized, "bicubic" or "bilinear".
-    """
-
-    layout: str
-    config: dict[str, Any]
-    custom_text: bool = False
-    one_value: bool = False
-    buffers: Mapping[str, Any] = {}
-    dtypes: Mapping[str, str] = {}
-    resample: str = "bicubic"
-
-    def table(self, system: Mapping[str, Any]) -> Table:
-        """The table of this checkpoint's layout."""
-        return clip_table(system, self.layout, custom_text=self.custom_text, one_value=self.one_value)
 
 
 class Loaded(NamedTuple):
@@ -58,7 +31,8 @@ class Loaded(NamedTuple):
 
     Attributes:
       system: mapping for `systems.build`, sizes spelled out.
-      variables: {"params": …} and, for a ResNet, "batch_stats"; float32.
+      variables: {"params": …} and, where there are some, "batch_stats", "queue", "teacher" (momentum copies of
+        parameters); float32, and int32 for whole numbers.
       account: what came from where; `print(account.summary())`.
       origin: for `export`, and for an mmjax checkpoint's config.
     """
@@ -96,23 +70,32 @@ def load(
         every missing, unknown and misshapen one.
     """
     source = pathlib.Path(source)
-    tensors, system, origin, where = _open(source)
-    config, found = origin.config, origin.layout
+    published = _open(source)
+    system, origin = families.recognise(published)
+    found = origin.layout
     if layout not in (None, found):
-        raise UserError(f"{where} is of the layout {found!r}, not {layout!r}")
+        raise UserError(f"{published.where} is of the layout {found!r}, not {layout!r}")
     resized = positions.resized_system(system, image_size, text_length)
     grow, notes = positions.resizing(system, resized, found)
-    notes += clip_config.unused(config, found)
+    notes += families.family_of(system).notes(origin)
 
     def finish(path: str, array: np.ndarray) -> Any:
         array = grow(path, array)
-        return float32(array) if place is None else place(path, array)
+        return plain_numbers(array) if place is None else place(path, array)
 
-    flat, account = origin.table(system).read(tensors, shapes(system), str(source), finish, only)
+    table = families.table_of(system, origin)
+    flat, account = table.read(published.tensors, _with_teacher(shapes(system), table), str(source), finish, only)
     origin = origin._replace(
         buffers=account.buffers, dtypes={path: kind for path, kind in account.stored.items() if kind != "float32"}
     )
     return Loaded(resized, trees.unflatten(flat), dataclasses.replace(account, notes=notes), origin)
+
+
+def _with_teacher(shapes: Mapping[str, Shape], table: Table) -> dict[str, Shape]:
+    """The shapes with those of the momentum copies that the table holds."""
+    copies = [path for row in table.expand() if row.collection == TEACHER for path in row.paths]
+    student = {path: f"params/{path.partition('/')[2]}" for path in copies}
+    return {**shapes, **{path: shapes[of] for path, of in student.items() if of in shapes}}
 
 
 def read_system(source: str | pathlib.Path) -> tuple[dict[str, Any], str]:
@@ -121,61 +104,21 @@ def read_system(source: str | pathlib.Path) -> tuple[dict[str, Any], str]:
     Raises:
       UserError: see `load`.
     """
-    _, system, origin, _ = _open(pathlib.Path(source))
+    system, origin = families.recognise(_open(pathlib.Path(source)))
     return system, origin.layout
 
 
-def _open(source: pathlib.Path) -> tuple[files.Tensors, dict[str, Any], Origin, str]:
-    """The tensors, the system, what the checkpoint says besides, and the name of its configuration."""
+def _open(source: pathlib.Path) -> Published:
+    """The tensors and the configuration beside them, if there is one."""
     tensors = files.open_tensors(source)
-    config, where = _read_config(source, tensors)
-    layout = clip_config.detect_layout(config, where)
-    system = clip_config.system_from(config, layout, where)
-    origin = _origin(layout, config, tensors)._replace(resample=_resample(source, layout, config))
-    return tensors, system | _pixels(source, system), origin, where
-
-
-def _read_config(source: pathlib.Path, tensors: files.Tensors) -> tuple[dict[str, Any], str]:
-    """The configuration beside the weights, or (OpenAI's archives hold none) what their shapes say."""
     folder = source if source.is_dir() else source.parent
     names = (CONFIG, OPEN_CLIP_CONFIG)  # some folders hold both, with weights of both layouts
     if files.find_weights(source).name in files.OPEN_CLIP_WEIGHTS:
         names = (OPEN_CLIP_CONFIG, CONFIG)
     for name in names:
         if (folder / name).is_file():
-            return files.read_json(folder / name), str(folder / name)
-    if "visual.conv1.weight" in tensors.keys() and "positional_embedding" in tensors.keys():  # noqa: SIM118
-        return clip_config.infer_openai({key: tensors.shape(key) for key in tensors.keys()}), str(source)  # noqa: SIM118
-    raise UserError(f"{folder / CONFIG} is missing, and the weights are not in OpenAI's layout, which needs none")
-
-
-def _origin(layout: str, config: dict[str, Any], tensors: files.Tensors) -> Origin:
-    """The layout, with what of open_clip's only the tensors tell."""
-    if layout != "open_clip":
-        return Origin(layout, config)
-    keys = set(tensors.keys())
-    one_value = "logit_scale" in keys and tensors.shape("logit_scale") == (1,)
-    return Origin(layout, config, any(key.startswith("text.") for key in keys), one_value)
-
-
-def _pixels(source: pathlib.Path, system: Mapping[str, Any]) -> dict[str, list[float]]:
-    """mean and std of a Hugging Face preprocessor, where they are not the system's."""
-    path = (source if source.is_dir() else source.parent) / PREPROCESSOR
-    settings = files.read_json(path) if path.is_file() else {}
-    stored = {"mean": settings.get("image_mean"), "std": settings.get("image_std")}
-    usual = {"mean": list(system.get("mean", CLIP_MEAN)), "std": list(system.get("std", CLIP_STD))}
-    return {key: value for key, value in stored.items() if value is not None and value != usual[key]}
-
-
-def _resample(source: pathlib.Path, layout: str, config: Mapping[str, Any]) -> str:
-    """How pictures are resized: as the preprocessor or `preprocess_cfg` says; bicubic where nothing does."""
-    if layout == "open_clip":  # which takes everything but this one as bicubic
-        return "bilinear" if (config.get("preprocess_cfg") or {}).get("interpolation") == "bilinear" else "bicubic"
-    path = (source if source.is_dir() else source.parent) / PREPROCESSOR
-    number = files.read_json(path).get("resample") if path.is_file() else None
-    if number not in (None, *PIL_RESAMPLE.values()):
-        raise UserError(f"{path}: resample = {number!r} is not supported; supported: 2 (bilinear), 3 (bicubic)")
-    return next((name for name, value in PIL_RESAMPLE.items() if value == number), "bicubic")
+            return Published(source, files.read_json(folder / name), str(folder / name), tensors)
+    return Published(source, None, str(source), tensors)
 
 
 # ------------------------------------------------------------------------------------------------- export
@@ -195,7 +138,7 @@ def export(
     Args:
       variables: {"params": …, "batch_stats": …}; stacked blocks are unstacked.
       system: its mapping, sizes spelled out.
-      layout: "hf", "openai" or "open_clip".
+      layout: one of the family's, such as "hf", "openai" or "open_clip".
       directory: made if missing.
       origin: where the variables were imported from: its dtypes stay, and in its own layout its keys and config too.
       eos_id: the id that ends a text; None: the largest id of the text.
@@ -203,80 +146,19 @@ def export(
     Raises:
       UserError: the layout cannot hold this system; the message says why.
     """
-    same = origin is not None and origin.layout == layout
-    form = {}
-    if origin is not None and same and layout == "open_clip":  # what only its keys tell
-        form = {"custom_text": origin.custom_text, "one_value": origin.one_value}
-    if origin is not None:
-        eos_id = _eos_id(origin, system, eos_id)
-    config = clip_config.config_from(system, layout, eos_id=eos_id, **form)
-    if origin and same and _same_model(origin.config, config, layout):
-        config = origin.config
-    table = clip_table(system, layout, **form)
-    tensors = table.published(flat_variables(variables), origin.dtypes if origin else None)
-    tensors |= table.extra(origin.buffers if origin else {}, same)
-    resample = origin.resample if origin else "bicubic"
+    families.check_layout(system, layout)
+    family, flat = families.family_of(system), flat_variables(variables)
+    target = family.target(system, layout, origin, eos_id, flat.keys())
+    table = family.table(system, target)
+    tensors = table.published(flat, origin.dtypes if origin else None)
+    tensors |= table.extra(origin.buffers if origin else {}, origin is not None and origin.layout == layout)
     directory = pathlib.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     files.write_safetensors(directory / files.WEIGHTS, tensors)
-    files.write_json(directory / CONFIG, config)
-    if layout == "hf":
-        files.write_json(directory / PREPROCESSOR, _preprocessor(system, resample))
-    if layout == "open_clip":  # the name and form that its `local-dir:` reads
-        pixels: dict[str, Any] = {"mean": list(system.get("mean", CLIP_MEAN)), "std": list(system.get("std", CLIP_STD))}
-        pixels |= {"interpolation": resample, "resize_mode": "squash" if is_siglip(system) else "shortest"}
-        model = {**config.get("model_cfg", config)}
-        preprocess = {**pixels, **(config.get("preprocess_cfg") or {})}
-        files.write_json(directory / OPEN_CLIP_CONFIG, {"model_cfg": model, "preprocess_cfg": preprocess})
-
-
-def _eos_id(origin: Origin, system: Mapping[str, Any], eos_id: int | None) -> int | None:
-    """The id that ends a text of an imported model: what its publisher says, or else what the caller does.
-
-    Where both say "the largest id", and the vocabulary has grown since, it is the largest of the publisher's.
-    """
-    stored = clip_config.eos_id(origin.config, origin.layout)
-    vocab = clip_config.system_from(origin.config, origin.layout, "config")["txt"]["vocab"]
-    grown = system["txt"]["vocab"] > vocab
-    return stored if stored is not None else vocab - 1 if eos_id is None and grown else eos_id
+    files.write_json(directory / CONFIG, target.config)
+    family.write(directory, system, target)
 
 
 def flat_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
     """Collections as one flat dictionary, "params/img/cls" -> array, with unrolled blocks."""
     return trees.flatten(unstack_blocks(variables))
-
-
-def _same_model(one: Mapping[str, Any], other: Mapping[str, Any], layout: str) -> bool:
-    """Whether two configurations of a layout describe the same computation."""
-    return clip_config.system_from(one, layout, "config") == clip_config.system_from(other, layout, "config")
-
-
-def _preprocessor(system: Mapping[str, Any], resample: str) -> dict[str, Any]:
-    size = system["img"]["image_size"]
-    if is_siglip(system):  # squeezed to a square, nothing cut
-        return {
-            "image_processor_type": "SiglipImageProcessor",
-            "do_resize": True,
-            "size": {"height": size, "width": size},
-            "resample": PIL_RESAMPLE[resample],
-            "do_rescale": True,
-            "rescale_factor": 1 / 255,
-            "do_normalize": True,
-            "do_convert_rgb": True,
-            "image_mean": list(system.get("mean", CLIP_MEAN)),
-            "image_std": list(system.get("std", CLIP_STD)),
-        }
-    return {
-        "image_processor_type": "CLIPImageProcessor",
-        "do_resize": True,
-        "size": {"shortest_edge": size},
-        "resample": PIL_RESAMPLE[resample],
-        "do_center_crop": True,
-        "crop_size": {"height": size, "width": size},
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "do_convert_rgb": True,
-        "image_mean": list(system.get("mean", CLIP_MEAN)),
-        "image_std": list(system.get("std", CLIP_STD)),
-    }

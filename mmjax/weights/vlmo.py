@@ -40,7 +40,7 @@ def system_from(config: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise UserError(f"{where}: loss_names {unknown} are not supported; supported: {', '.join(_TASKS)}")
     if t["use_abs_pos_emb"] == t["need_relative_position_embed"]:
         both = t["use_abs_pos_emb"]
-        raise UserError(f"{where}: use_abs_pos_emb and need_relative_position_embed are both {both}; one of them is true")
+        raise UserError(f"{where}: use_abs_pos_emb and need_relative_position_embed are both {both}; one is true")
     depth, width = t["depth"], t["embed_dim"]
     texts = {"relative": config["max_text_len_of_initckpt"]} if t["need_relative_position_embed"] else {}
     return {

@@ -91,3 +91,46 @@ def test_padding_on_the_wrong_side_is_refused_where_it_can_be_seen(params):
     with pytest.raises(UserError, match=r"text encoder: row 1 has its padding on the left: tokens at 3 to 7"):
         NET.apply(params, IDS, valid[:, ::-1])
     np.testing.assert_allclose(NET.apply(params, IDS, valid).pooled, APPLY(params, IDS, VALID).pooled, atol=1e-5)
+
+
+CLS = TextTransformer(vocab=50, length=8, width=24, depth=2, heads=2, pool="cls")
+
+
+@pytest.fixture(scope="module")
+def with_cls(params):
+    """The parameters of the other nets with a class token and its position."""
+    more = {"cls": jnp.linspace(-1, 1, 24), "pos": jnp.concatenate([params["params"]["pos"], jnp.ones((1, 24))])}
+    return {"params": {**params["params"], **more}}
+
+
+def test_a_class_token_behind_the_text_reads_it_and_no_padding(with_cls, params):
+    run = jax.jit(CLS.apply)
+    out = run(with_cls, IDS, VALID)
+    assert out.tokens.shape == (3, 8, 24) and out.pooled.shape == (3, 24)
+    other = run(with_cls, jnp.where(VALID, IDS, 49), VALID)
+    np.testing.assert_allclose(other.pooled, out.pooled, atol=1e-6)
+    short = CLS.apply(with_cls, IDS[1:, :5], VALID[1:, :5])  # its position is the last one, however short the text
+    np.testing.assert_allclose(short.pooled, out.pooled[1:], atol=1e-5)
+    for row, end in enumerate((8, 5, 3)):  # it sees every token of the text
+        for t in range(end):
+            changed = run(with_cls, IDS.at[row, t].set((IDS[row, t] + 1) % 50), VALID).pooled
+            assert np.abs(changed[row] - out.pooled[row]).max() > 1e-3
+    # The other tokens do not see it; they are not normed, for a decoder goes on from them.
+    x = np.asarray(out.tokens)
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    p = jax.device_get(params["params"]["norm_final"])
+    plain = np.asarray(APPLY(params, IDS, VALID).tokens)
+    np.testing.assert_allclose((x * p["scale"] + p["bias"])[VALID], plain[np.asarray(VALID)], atol=1e-4)
+
+
+def test_open_clips_shifted_mask_shows_the_first_padded_place(with_cls):
+    run = jax.jit(CLS.clone(cls_shift=True).apply)
+    base = run(with_cls, IDS, VALID)
+
+    def moved(row, t):
+        changed = run(with_cls, IDS.at[row, t].set((IDS[row, t] + 1) % 50), VALID)
+        return np.abs(changed.pooled[row] - base.pooled[row]).max() > 1e-5
+
+    assert moved(1, 5) and moved(2, 3)  # the first padded place of each
+    assert not moved(1, 6) and not moved(2, 4)
+    np.testing.assert_allclose(base.pooled[0], CLS.apply(with_cls, IDS, VALID).pooled[0], atol=1e-5)  # no padding

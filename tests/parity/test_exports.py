@@ -9,7 +9,7 @@ import pytest
 from mmjax.commands import models
 from mmjax.core import trees
 from mmjax.data.tokenizers import ClipBPE, Gemma, SentencePiece, SigLIP
-from mmjax.weights import siglip_config, surgery
+from mmjax.weights import clip_family, siglip_config
 from tests.data import gemma_files
 from tests.parity.peers import EMBED, LENGTH, PATCH, SIZE, VOCAB, our_logits, randomise
 
@@ -165,7 +165,7 @@ def test_our_model_in_open_clip(
         our_logits(system, made.variables, pixels(system), ids, valid.sum(1) - 1), logits, atol=1e-4
     )
     normalise = preprocess.transforms[-1]
-    np.testing.assert_allclose(normalise.mean, system.get("mean", surgery.CLIP_MEAN))
+    np.testing.assert_allclose(normalise.mean, system.get("mean", clip_family.CLIP_MEAN))
 
 
 @pytest.mark.parametrize("name", CASES)

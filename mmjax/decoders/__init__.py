@@ -1,0 +1,1 @@
+"""Decoders: what writes text, from text and images."""
