@@ -47,6 +47,8 @@ DATA_KEYS = {
     "text": "text.from_config's mapping",
     "text_length": "tokens per text, begin and end included; default: as many as the system has positions",
     "text_buckets": "lengths to the smallest of which a batch's texts are cut: less work, the same loss",
+    "whole_words": "whether batches say which tokens begin a word, for masking whole words",
+    "modality": "'pair' (default), or 'image' or 'text': what a batch holds",
     "eval_image": "fields of image.Preprocess, without size",
     "workers": "processes that make batches",
     "read_ahead": "batches made ahead, per worker",
@@ -169,6 +171,8 @@ def make_pipeline(
         seed=config["seed"],
         rows=None if mesh is None else shd.local_rows(mesh, data["batch_size"]),
         text_buckets=buckets,
+        whole_words=data.get("whole_words", False),
+        modality=data.get("modality", "pair"),
         workers=data.get("workers", 0),
         read_ahead=data.get("read_ahead", 2),
     )

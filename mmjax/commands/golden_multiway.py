@@ -126,8 +126,7 @@ def _vlmo_pretrain(model: VLMo, inputs: Inputs) -> dict[str, Any]:
 
 
 def _vlmo_text_mlm(model: VLMo, inputs: Inputs) -> dict[str, Any]:
-    ids, valid = _text(inputs)
-    (states,) = model.states(model.text_tokens(inputs["mlm_ids"]), valid, None)
+    (states,) = model.states(model.text_tokens(inputs["mlm_ids"]), inputs["text_masks"] == 1, None)
     logits, labels = model.word_logits(states), inputs["mlm_labels"]
     loss = mlm.masked_lm(logits, jnp.maximum(labels, 0), labels >= 0).mean
     return {"loss_mlm": loss, "mlm_logits": logits}

@@ -18,6 +18,7 @@ from absl import flags, logging
 from mmjax.core.errors import UserError
 from mmjax.core.padding import check_right_padded
 from mmjax.data import ledger
+from mmjax.data.choices import choose
 from mmjax.data.load import Check, Examples, Load
 from mmjax.data.workers import follow_parent
 
@@ -29,6 +30,7 @@ STATE_VERSION = 1
 # grain's shuffle needs no memory, but searches in a space of 2^16: 20 us for one of 1,600 places, 2 ms for one of 16.
 # Shorter sources keep their permutation instead.
 SMALL = 2**16
+MODALITIES = {"pair": (), "image": ("ids", "valid", "begins"), "text": ("image",)}  # -> keys that are left out
 DROPPED = "dropped"  # key under which a batch carries what could not be used, packed; readers of batches never see it
 
 
@@ -75,6 +77,8 @@ class Pipeline:
       text_buckets: lengths below `length`, ascending: `ids` and `valid` are cut to the smallest of them that holds the
         longest text of the global batch, whichever rows are made here. To know it, all texts of the batch are made
         everywhere, which reads and decodes all of its examples.
+      whole_words: batches also say which tokens begin a word (`begins` bool[b, T]), by the tokenizer's `begins_word`.
+      modality: "pair", or "image" or "text": batches without the other one (and its keys).
       workers: processes that make batches; 0 makes them in threads of this one. The stream is the same.
       threads: per worker (or in this process). More than one pays when sources wait for a disk or decode large files.
       read_ahead: batches kept ready per worker (or in this process); each takes memory.
@@ -99,6 +103,8 @@ class Pipeline:
         drop_remainder: bool = True,
         rows: Sequence[int] | None = None,
         text_buckets: Sequence[int] = (),
+        whole_words: bool = False,
+        modality: str = "pair",
         workers: int = 0,
         threads: int = 1,
         read_ahead: int = 2,
@@ -133,7 +139,9 @@ class Pipeline:
         self.batch_size = batch_size
         self.workers, self.threads, self.read_ahead = workers, threads, read_ahead
         buckets = _check_buckets(text_buckets, length)
-        self.batches = _Batches(samples, tokenizer, length, batch_size, self.rows, buckets)
+        begins = _begins(tokenizer) if whole_words else None
+        choose("modality of data", modality, MODALITIES)
+        self.batches = _Batches(samples, tokenizer, length, batch_size, self.rows, buckets, begins, modality)
         self.fingerprint = _plain(
             {
                 "seed": seed,
@@ -146,6 +154,8 @@ class Pipeline:
                 "text": _describe(text),
                 "tokenizer": {"kind": type(tokenizer).__name__, "digest": tokenizer.digest},
                 **({"text_buckets": buckets} if buckets else {}),
+                **({"whole_words": True} if whole_words else {}),
+                **({"modality": modality} if modality != "pair" else {}),
             }
         )
 
@@ -310,6 +320,8 @@ class _Batches:
     batch_size: int
     rows: Sequence[int] | np.ndarray  # of every global batch, that are made here
     buckets: Sequence[int] = ()
+    begins: np.ndarray | None = None  # of every id, whether it begins a word
+    modality: str = "pair"
 
     def __len__(self) -> int:
         total = len(self.samples)
@@ -330,6 +342,9 @@ class _Batches:
             size = next((size for size in self.buckets if size >= longest), self.length)
             ids, valid = np.ascontiguousarray(ids[:, :size]), np.ascontiguousarray(valid[:, :size])
         batch = {"image": np.stack(images), "ids": ids, "valid": valid, "index": np.array(numbers, np.int64)}
+        if self.begins is not None:
+            batch["begins"] = self.begins[ids] & valid
+        batch = {key: array for key, array in batch.items() if key not in MODALITIES[self.modality]}
         bad = [item for items in dropped for item in items]
         return batch if not bad else {**batch, DROPPED: ledger.pack(bad)}
 
@@ -386,6 +401,13 @@ def _check_sizes(batch_size: int, length: int, epochs: int | None, workers: int,
     for name, (value, bound) in least.items():
         if value < bound:
             raise UserError(f"data {name} = {value}; valid: at least {bound}")
+
+
+def _begins(tokenizer: Any) -> np.ndarray:
+    """Of every id, whether it begins a word."""
+    if not hasattr(tokenizer, "begins_word"):
+        raise UserError(f"data whole_words: {type(tokenizer).__name__} does not say which tokens begin a word")
+    return np.asarray(tokenizer.begins_word(), bool)
 
 
 def _check_buckets(buckets: Sequence[int], length: int) -> list[int]:

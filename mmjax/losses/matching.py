@@ -55,7 +55,7 @@ def draw(
 
 
 def with_negatives(img: Any, txt: Any, negatives: Negatives) -> tuple[Any, Any, Bool[Array, "N"], Bool[Array, "N"]]:
-    """(images, texts, whether they fit, whether they count) of 3B pairs: (i, t), (wrong i, t), (i, wrong t) a row.
+    """(images, texts, whether they fit, whether they count) of 3B pairs: (i, t), (wrong i, t), (i, wrong t) per row.
 
     A row's three pairs stand side by side, so that each device keeps its own.
 

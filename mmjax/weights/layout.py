@@ -153,7 +153,7 @@ class Table:
         expected = {row.published: row for row in rows}
         self._check_tree(rows, shapes)
         missing = [key for key in expected if key not in keys]
-        besides = {extra.published for extra in (*self.buffers, *self.aliases)}
+        besides = {buffer.published for buffer in self.buffers} | {alias.published for alias in self.aliases}
         unknown = sorted(keys - set(expected) - besides)
         misshapen = []
         for key, row in expected.items():

@@ -7,12 +7,14 @@ import numpy as np
 
 from mmjax.core import trees
 from mmjax.core.errors import UserError
-from mmjax.core.interpolate import bicubic_resize, linear_matrix
+from mmjax.core.interpolate import bicubic_resize, linear_matrix, relative_resize
 from mmjax.weights.layout import float32
 
 VIT, RESNET, TEXT = "params/img/pos", "params/img/attnpool/pos", "params/txt/pos"
-IMAGE = (VIT, RESNET)
+RELATIVE = "params/bias/table"  # VLMo's rows of relative positions
+IMAGE = (VIT, RESNET, RELATIVE)
 TABLES = (*IMAGE, TEXT)
+CUT = ("vlmo", "beit3")  # their tables of text positions are cut, not resized
 
 Resize = Callable[[np.ndarray], np.ndarray]
 
@@ -76,7 +78,11 @@ def _image(old: Mapping[str, Any], new: Mapping[str, Any], layout: str) -> tuple
     before, after = (each["img"]["image_size"] // _step(each) for each in (old, new))
     if before == after:
         return None
+    if old["name"] == "vlmo" and old.get("positions", "relative") == "relative":
+        note = f"{RELATIVE}: grid {before}x{before} -> {after}x{after}, cubic spline over growing distances (BEiT)"
+        return RELATIVE, lambda table: relative_resize(float32(table), before, after), note
     path, extra = RESNET if old["img"].get("kind") == "resnet" else VIT, int(old["img"].get("cls", True))
+    extra += 2 * (old["name"] == "beit3")  # rows that nobody reads
     antialias = old["name"] == "clip" and layout != "hf"
 
     def resize(table: np.ndarray) -> np.ndarray:
@@ -91,13 +97,19 @@ def _image(old: Mapping[str, Any], new: Mapping[str, Any], layout: str) -> tuple
 
 
 def _text(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, Resize, str] | None:
-    """open_clip's rule, the only published one: linear along the whole table, without antialias; no row is kept apart.
+    """open_clip's rule: linear along the whole table, without antialias; no row is kept apart.
+    VLMo and BEiT-3 read the first rows of a longer table.
 
     Source: open_clip `resize_text_pos_embed`.
     """
     before, after = old["txt"]["length"], new["txt"]["length"]
     if before == after:
         return None
+    if old["name"] in CUT:
+        if after > before:
+            raise UserError(f"texts of {after} tokens, but {old['name']} has {before} positions, which are only cut")
+        unused = 2 * (old["name"] == "beit3")
+        return TEXT, lambda table: float32(table)[: after + unused], f"{TEXT}: the first {after} of {before} tokens"
 
     def resize(table: np.ndarray) -> np.ndarray:
         return (linear_matrix(before, after) @ float32(table)).astype(np.float32)
