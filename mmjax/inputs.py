@@ -19,7 +19,7 @@ from mmjax.commands.left_out import tell
 from mmjax.core import sharding as shd
 from mmjax.core.config import check_keys
 from mmjax.core.errors import UserError
-from mmjax.data import augment, ledger
+from mmjax.data import augment, ledger, tasks
 from mmjax.data import text as texts
 from mmjax.data.choices import choose
 from mmjax.data.example import BadExample
@@ -43,12 +43,11 @@ TOKENIZER_KEYS = ("spec", "kind", "train_on", "vocab_size", *(key for keys in _T
 DATA_KEYS = {
     "train": "source spec, or {spec: weight}",
     "batch_size": "over all devices",
+    "task": "tasks.from_config's mapping: what an example is; pairs of an image and a text unless told",
     "image": "augment.from_config's mapping, without size",
     "text": "text.from_config's mapping",
     "text_length": "tokens per text, begin and end included; default: as many as the system has positions",
     "text_buckets": "lengths to the smallest of which a batch's texts are cut: less work, the same loss",
-    "whole_words": "whether batches say which tokens begin a word, for masking whole words",
-    "modality": "'pair' (default), or 'image' or 'text': what a batch holds",
     "eval_image": "fields of image.Preprocess, without size",
     "workers": "processes that make batches",
     "read_ahead": "batches made ahead, per worker",
@@ -167,12 +166,11 @@ def make_pipeline(
         length=text_length(config, overrides),
         image=augment.from_config({**data.get("image", {}), "size": image_size(config)}),
         text=texts.from_config(data.get("text", {})),
+        task=tasks.from_config(data.get("task")),
         batch_size=data["batch_size"],
         seed=config["seed"],
         rows=None if mesh is None else shd.local_rows(mesh, data["batch_size"]),
         text_buckets=buckets,
-        whole_words=data.get("whole_words", False),
-        modality=data.get("modality", "pair"),
         workers=data.get("workers", 0),
         read_ahead=data.get("read_ahead", 2),
     )

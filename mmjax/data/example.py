@@ -21,6 +21,13 @@ class Example(TypedDict, total=False):
     tags: dict[str, list[str]]  # language -> keywords
     label: int  # class, counted within the source's classes
     key: str  # stable name of the item, unique within its data set
+    pictures: list[np.ndarray]  # pictures that belong together, in order (NLVR2 has two)
+    image_id: int  # number of the picture, where several items show the same one
+    question: str
+    answers: list[str]  # what the annotators answered, one entry each
+    questions: list[tuple[str, ...]]  # (question, answer, …) rows, where an item has several
+    question_type: str
+    answer_type: str
 
 
 class Key(NamedTuple):

@@ -54,12 +54,12 @@ def test_hiding_replaces_80_10_10_and_leaves_the_rest():
 
 @pytest.mark.parametrize(("side", "count", "least"), [(14, 78, 16), (4, 6, 2), (4, 16, 16), (3, 1, 16)])
 def test_blocks_have_the_exact_count_and_hang_together(side, count, least):
-    masked = jax.jit(lambda key: choose_blocks(key, 20, side, count, least=least))(KEYS[1])
-    assert masked.shape == (20, side * side) and (masked.sum(1) == count).all()
+    masked = jax.jit(lambda key: choose_blocks(key, 300, side, count, least=least))(KEYS[1])
+    assert masked.shape == (300, side * side) and (masked.sum(1) == count).all()
     if side == 14:
         assert not (masked[0] == masked[1]).all()
-        grid = np.pad(np.asarray(masked).reshape(20, side, side), ((0, 0), (1, 1), (1, 1)))
+        grid = np.pad(np.asarray(masked).reshape(300, side, side), ((0, 0), (1, 1), (1, 1)))
         beside = sum(np.roll(grid, shift, axis) for axis in (1, 2) for shift in (1, -1))[:, 1:-1, 1:-1]
         # A random patch of 78 in 196 has 1.5 masked neighbours; one inside a rectangle 3 to 4.
         assert beside[grid[:, 1:-1, 1:-1]].mean() > 2.6
-        assert masked.mean(0).min() > 0.05  # nowhere never
+        assert masked.mean(0).min() > 0  # nowhere never
