@@ -34,6 +34,12 @@ OPENERS = {
     "siglip": ("golden_clip", "open_clip_model"),
     "vlmo": ("golden_multiway", "open_vlmo"),
 }
+# System of a fixture whose cases stand in files of their own -> module and function: (folder, task) -> output ->
+# (our values, the reference's), one for each case.
+CASES = {
+    "llava_next_anyres_table": ("golden_chat", "run_grids"),
+    "templates": ("golden_chat", "run_task"),
+}
 # (System, task) of a fixture that is a table of cases -> module and function; see `_run_table`.
 TABLES = {("clip", "tokenize"): ("golden_clip", "tokenize")}
 # The same of tables in files of their own; see `_run_files`.
@@ -113,8 +119,10 @@ def run_fixture(folder: pathlib.Path) -> list[Result]:
     for key in ("system", "tasks"):
         if key not in meta:
             raise UserError(f"{folder / META}: the key {key!r} is missing")
+    if meta["system"] in CASES:
+        return _run_cases(folder, meta)
     if meta["system"] not in OPENERS:
-        why = f"mmjax has no fixtures of the system {meta['system']!r}; there are {', '.join(OPENERS)}"
+        why = f"mmjax has no fixtures of the system {meta['system']!r}; there are {', '.join((*OPENERS, *CASES))}"
         tasks = meta["tasks"].items()
         return [Result(str(folder), task, name, 0.0, why=why) for task, about in tasks for name in about["outputs"]]
     # Highest: accelerators would otherwise multiply float32 in fewer bits than the reference did.
@@ -173,6 +181,23 @@ def _open(folder: pathlib.Path, meta: Mapping[str, Any]) -> Runner:
 
 def _function(module: str, name: str) -> Callable[..., Any]:
     return getattr(importlib.import_module(f"mmjax.commands.{module}"), name)
+
+
+def _run_cases(folder: pathlib.Path, meta: Mapping[str, Any]) -> list[Result]:
+    """Cases in files of their own: every output of every case must be equal."""
+    run, results = _function(*CASES[meta["system"]]), []
+    for task, about in meta["tasks"].items():
+        for name in about["outputs"]:
+            at = Result(str(folder), task, name, 0.0)
+            try:
+                ours, wanted = run(folder, task)(name)
+            except Unable as error:
+                results.append(dataclasses.replace(at, why=str(error)))
+                continue
+            wrong = [pair for pair in zip(ours, wanted, strict=True) if pair[0] != pair[1]]
+            first = f"{len(wrong)} of {len(wanted)} cases differ, the first: {wrong[0]}" if wrong else ""
+            results.append(dataclasses.replace(at, delta=float(len(wrong)), why=first[:300]))
+    return results
 
 
 def _run_table(folder: pathlib.Path, meta: Mapping[str, Any]) -> list[Result]:
