@@ -171,6 +171,9 @@ class VLMo(nn.Module):
 
     def losses(self, batch: Batch, *, train: bool) -> dict[str, Term]:
         """What the batch has material for: pairs, or texts alone (the second stage), or a fine-tuning task."""
+        image: Any
+        ids: Any
+        valid: Any
         image, ids, valid = (batch.get(key) for key in ("image", "ids", "valid"))
         if "vqa" in self.tasks:
             return {"vqa": soft_answers(self.answer(image, ids, valid, train=train), batch["target"])}
