@@ -19,7 +19,9 @@ from mmjax.core import trees
 from mmjax.core.types import Term, total
 from mmjax.losses import matching, mlm
 from mmjax.losses.negatives import negative_weights
+from mmjax.systems.beit3 import BEiT3
 from mmjax.systems.vlmo import VLMo
+from mmjax.systems.vqkd import CODEBOOK, VQKD
 from mmjax.weights import families, surgery
 
 Inputs = Mapping[str, Any]
@@ -48,7 +50,8 @@ class TaskRunner:
         params, rest = variables["params"], {k: v for k, v in variables.items() if k != "params"}
 
         def compute(params: Any, arrays: Inputs) -> dict[str, Any]:
-            return self.model.apply({**rest, "params": params}, arrays, method=self.tasks[task])
+            variables = {**rest, "params": params}
+            return self.model.apply(variables, arrays, method=self.tasks[task], mutable=list(rest))[0]
 
         try:
             made = dict(jax.jit(compute)(params, arrays))
@@ -173,3 +176,153 @@ VLMO: dict[str, Task] = {
 def open_vlmo(folder: pathlib.Path) -> Runner:
     """The runner of a VLMo checkpoint."""
     return TaskRunner(folder, VLMO)
+
+
+# ------------------------------------------------------------------------------------------------- BEiT-3
+
+
+def _words(inputs: Inputs) -> tuple[jax.Array, jax.Array]:
+    ids = inputs["text_ids"]
+    return ids, inputs["padding_mask"] != 1 if "padding_mask" in inputs else jnp.ones(ids.shape, bool)
+
+
+def _beit3_states(model: BEiT3, inputs: Inputs) -> dict[str, Any]:
+    ids, valid = _words(inputs) if "text_ids" in inputs else (None, None)
+    masked = inputs["vision_mask"] == 1 if "vision_mask" in inputs else None
+    mask = inputs["attn_mask"][None, None] == 0 if "attn_mask" in inputs else None
+    states = model.states(inputs.get("image"), ids, valid, masked=masked, mask=mask)
+    return {"states": states} | ({"loss": jnp.sum(states * inputs["weight"])} if "weight" in inputs else {})
+
+
+def _beit3_caption(model: BEiT3, inputs: Inputs) -> dict[str, Any]:
+    return {"logits": model.caption_logits(inputs["image"], *_words(inputs))}
+
+
+def _beit3_steps(model: BEiT3, inputs: Inputs) -> dict[str, Any]:
+    words = jnp.pad(inputs["words"], ((0, 0), (0, 1)))
+    counts = jnp.arange(1, words.shape[1])
+    return {"step_logits": jnp.stack(
+        [model.next_logits(inputs["image"], words, jnp.full(len(words), count)) for count in counts], axis=1
+    )}  # fmt: skip
+
+
+def _beit3_mdm(model: BEiT3, inputs: Inputs) -> dict[str, Any]:
+    image, codes, masked = inputs["image"], inputs["image_codes"], inputs["vision_mask"] == 1
+    shown, labels, valid = inputs["masked_ids"], inputs["text_labels"], inputs["padding_mask"] != 1
+    text = {"ids": jnp.maximum(labels, 0), "valid": valid, "shown": shown, "chosen": labels >= 0}
+    terms = {
+        "loss_image": model.masked_loss(image, codes, masked=masked)["image"],
+        "loss_text": model.masked_loss(**text)["text"],
+    }
+    pair = model.masked_loss(image, codes, masked=masked, **text)
+    terms |= {"loss_pair_image": pair["image"], "loss_pair_text": pair["text"]}
+    losses = {name: term.mean for name, term in terms.items()}
+    return {
+        **losses,
+        "loss_total": sum(losses.values()),
+        "text_logits": model.word_logits(model.states(ids=shown, valid=valid)),
+        "image_logits": model.code_logits(model.states(image, masked=masked)),
+    }
+
+
+def _beit3_retrieval(model: BEiT3, inputs: Inputs) -> dict[str, Any]:
+    (ids, valid), image = _words(inputs), inputs["image"]
+    img, txt = model.embed_image(image), model.embed_text(ids, valid)
+    batch = {"image": image, "ids": ids, "valid": valid}
+    return {"vision_cls": img, "language_cls": txt, "logits": jnp.exp(model.log_scale) * img @ txt.T,
+            "loss": total(model.losses(batch, train=False))}  # fmt: skip
+
+
+def _beit3_vqa(model: BEiT3, inputs: Inputs) -> dict[str, Any]:
+    ids, valid = _words(inputs)
+    batch = {"image": inputs["image"], "ids": ids, "valid": valid, "target": inputs["targets"]}
+    return {"logits": model.answer(inputs["image"], ids, valid), "loss": total(model.losses(batch, train=False))}
+
+
+def _beit3_nlvr2(model: BEiT3, inputs: Inputs) -> dict[str, Any]:
+    return {"logits": model.reason(jnp.stack([inputs["image"], inputs["image_b"]], axis=1), *_words(inputs))}
+
+
+BEIT3: dict[str, Task] = {
+    **dict.fromkeys(("image", "text", "joint", "joint_masked_image", "joint_attn_mask", "joint_grad"), _beit3_states),
+    **dict.fromkeys(("image_masked", "image_grad", "text_grad"), _beit3_states),
+    "caption": _beit3_caption,
+    "step_logits": _beit3_steps,
+    "mdm": _beit3_mdm,
+    "retrieval": _beit3_retrieval,
+    "vqa": _beit3_vqa,
+    "nlvr2": _beit3_nlvr2,
+    "imagecls": lambda model, inputs: {"logits": model.classify(inputs["image"])},
+}
+
+
+class CaptionRunner(TaskRunner):
+    """BEiT-3's; the logits of selected words are picked on the host, where their number is known."""
+
+    def __call__(self, task: str, inputs: Arrays, wanted: list[str]) -> Mapping[str, Any]:
+        """The outputs of a task."""
+        made = dict(super().__call__(task, inputs, wanted))
+        if "language_masked_pos" in inputs and "logits" in made:
+            made["masked_logits"] = np.asarray(made["logits"])[inputs["language_masked_pos"] == 1]
+        return made
+
+
+def open_beit3(folder: pathlib.Path) -> Runner:
+    """The runner of a BEiT-3 checkpoint."""
+    return CaptionRunner(folder, BEIT3)
+
+
+# ------------------------------------------------------------------------------------------------- VQ-KD
+
+
+def _pixels(inputs: Inputs) -> jax.Array:
+    return inputs["image"] * 2 - 1  # from [0, 1]
+
+
+def _grid(vectors: jax.Array) -> jax.Array:
+    side = round(vectors.shape[1] ** 0.5)
+    return vectors.reshape(len(vectors), side, side, -1).transpose(0, 3, 1, 2)
+
+
+def _vqkd_encode(model: VQKD, inputs: Inputs) -> dict[str, Any]:
+    found = model.encode(_pixels(inputs))
+    return {
+        "encoder_features": model.patch_states(_pixels(inputs)),
+        "projected": found.features,
+        "codes": found.codes,
+        "quantized": _grid(found.vectors),
+        "commitment_loss": found.commitment.mean,
+    }
+
+
+def _vqkd_reconstruct(model: VQKD, inputs: Inputs) -> dict[str, Any]:
+    found = model.encode(_pixels(inputs))
+    made = model.decode(found.vectors)
+    distil, commit = model.distil(made, inputs["target"])["distil"].mean, found.commitment.mean
+    return {
+        "decoder_features": model.decoder_states(found.vectors),
+        "reconstruction": made,
+        "rec_loss": distil,
+        "commitment_loss": commit,
+        "loss": distil + commit,
+    }
+
+
+def _vqkd_update(model: VQKD, inputs: Inputs) -> dict[str, Any]:
+    found = model.encode(_pixels(inputs), train=True)
+    book = {name: model.quantize.get_variable(CODEBOOK, name) for name in ("vectors", "usage")}
+    return {"codes": found.codes, "commitment_loss": found.commitment.mean, "new_codebook": book["vectors"],
+            "new_cluster_size": book["usage"]}  # fmt: skip
+
+
+VQKD_TASKS: dict[str, Task] = {
+    "encode": _vqkd_encode,
+    "reconstruct": _vqkd_reconstruct,
+    "reconstruct_grad": _vqkd_reconstruct,
+    "ema_update": _vqkd_update,
+}
+
+
+def open_vqkd(folder: pathlib.Path) -> Runner:
+    """The runner of a VQ-KD checkpoint."""
+    return TaskRunner(folder, VQKD_TASKS)

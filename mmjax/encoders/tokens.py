@@ -11,6 +11,8 @@ from mmjax.nn.dense import Embed, Initializer, normal
 from mmjax.nn.norm import LayerNorm
 from mmjax.nn.patch import AnyArray, PatchEmbed
 
+UNUSED = 2  # rows of BEiT-3's tables of positions: the library of the released code counts from 2
+
 
 class ImageTokens(nn.Module):
     """`[cls, patches] + positions`, float[B, Y, X, C] -> float[B, 1 + P, D].
@@ -93,3 +95,20 @@ class TextTokens(nn.Module):
             x = x + pos[None, : ids.shape[1]].astype(self.dtype)
         x = LayerNorm(1e-12, self.dtype, name="norm")(x)
         return nn.Dropout(self.dropout, name="drop")(x, deterministic=not train)
+
+
+class WordTokens(nn.Module):
+    """BEiT-3's: words and positions, int[B, T] -> float[B, T, D]; padding is zero."""
+
+    vocab: int
+    length: int
+    width: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, ids: Integer[Array, "B T"], valid: Bool[Array, "B T"]) -> Float[Array, "B T D"]:
+        if ids.shape[1] > self.length:
+            raise UserError(f"texts of {ids.shape[1]} tokens, but the system has {self.length} positions")
+        pos = self.param("pos", normal(0.02), (UNUSED + self.length, self.width), jnp.float32).astype(self.dtype)
+        x = Embed(self.vocab, self.width, normal(0.02), self.dtype, name="embed")(ids)
+        return (x + pos[None, UNUSED : UNUSED + ids.shape[1]]) * valid[:, :, None].astype(self.dtype)

@@ -14,7 +14,25 @@ name "vlmo" also:
   img *        image_size *, patch *
   txt *        vocab *, length *, mask_id *, relative: tokens that the relative positions cover, default length
   answers      classes of VQA, default 3129
+  codes        image codes that "mim" predicts, default 8192; tokenizer: the mapping of the VQ-KD that gives them
   mask_rate    share of the tokens that are predicted, default 0.15; mlm_weight: of that loss for pairs, default 0.25
+
+name "beit3" also:
+  tasks        what there are heads for: "mdm", "caption", "retrieval", "vqa", "nlvr2" or "classify"; default none
+  shared       one attention and one set of norms for all experts (the paper), default false (as released)
+  top          as above; norm_final: whether a norm ends the stack, default true but for "vqa" and "classify"
+  img *        image_size *, patch *
+  txt *        vocab *, length *, mask_id *
+  codes        image codes that are predicted, default 8192; tokenizer: the mapping of the VQ-KD that gives them
+  classes      of VQA or of images, default 3129
+  rates        share that is masked: image 0.4, text 0.15, pair 0.5, caption 0.7; smoothing: of captions, default 0.1
+
+name "vqkd" has instead of width, depth, heads:
+  img *        an image tower as for "clip": image_size *, patch *, width *, depth *, heads *, mlp_dim, …
+  decoder *    width *, depth *, heads *, mlp_dim, …
+  codes *, code_dim *   of the codebook; decay: of its averages, default 0.99; kmeans: start from clusters, default true
+  revive       usage below which a code moves to a feature of the batch, default 0: never
+  target *     channels of the teacher's features; teacher: a CLIP's `img` mapping; eps, default 1e-6
 """
 
 from collections.abc import Collection, Mapping

@@ -26,9 +26,9 @@ from mmjax.nn.dense import Dense, normal
 from mmjax.nn.norm import unit
 from mmjax.nn.patch import AnyArray, normalise
 from mmjax.nn.transformer import BlockSpec
-from mmjax.systems import base, stacks
+from mmjax.systems import base, stacks, vqkd
 
-TASKS = ("mlm", "itc", "itm", "retrieval", "vqa", "nlvr2")
+TASKS = ("mim", "mlm", "itc", "itm", "retrieval", "vqa", "nlvr2")
 HALF = (0.5, 0.5, 0.5)
 START = np.log(1 / 0.07)
 Ids, Valid = Integer[AnyArray, "B T"], Bool[AnyArray, "B T"]
@@ -38,10 +38,12 @@ class VLMo(nn.Module):
     """Images and texts through one Multiway transformer; text stands before the image.
 
     Attributes:
-      tasks: what the system has heads for: pre-training "mlm", "itc", "itm"; fine-tuning "retrieval", "vqa", "nlvr2".
+      tasks: what the system has heads for: pre-training "mim" (images alone), "mlm" (texts alone, and pairs), "itc",
+        "itm" (pairs); fine-tuning "retrieval", "vqa", "nlvr2".
       relative: rows of relative positions cover texts of so many tokens; None: absolute positions.
       answers: classes of VQA.
       mask_id: id of the mask token; mask_rate: share of the tokens that are predicted; mlm_weight: of pairs.
+      codes: image codes that "mim" predicts at 40 % of the patches; tokenizer: the VQ-KD that gives them, kept still.
     """
 
     img: ImageTokens
@@ -53,6 +55,8 @@ class VLMo(nn.Module):
     answers: int = 3129
     mask_rate: float = 0.15
     mlm_weight: float = 0.25
+    codes: int = 8192
+    tokenizer: vqkd.VQKD | None = None
     dtype: DTypeLike = jnp.float32
 
     # ---------------------------------------------------------------- parts
@@ -67,6 +71,8 @@ class VLMo(nn.Module):
             side, depth = self.img.image_size // self.img.patch, self.fusion.low + self.fusion.top
             self.bias = LayerBias(relative_rows(side, side, self.relative), depth, self.fusion.spec.heads)
         self.pooler = dense(D)
+        if "mim" in tasks:
+            self.patches = dense(self.codes)
         if "mlm" in tasks:
             self.word = WordTransform(D, "gelu", 1e-12, self.dtype)
             self.words = Dense(self.txt.vocab, ("embed", "vocab"), True, normal(0.02), dtype=self.dtype)
@@ -83,9 +89,11 @@ class VLMo(nn.Module):
         if "nlvr2" in tasks:
             self.pair_head = Classifier(2 * D, 2, dtype=self.dtype)
 
-    def image_tokens(self, image: Array, kind: int = 1) -> Float[Array, "B P D"]:
+    def image_tokens(
+        self, image: Array, kind: int = 1, masked: Bool[Array, "B Q"] | None = None
+    ) -> Float[Array, "B P D"]:
         """Embedded pixels, class token first; `kind`: their token type, 2 for the second picture of a pair."""
-        return self.img(normalise(image, HALF, HALF)) + self.types[None, None, kind].astype(self.dtype)
+        return self.img(normalise(image, HALF, HALF), masked) + self.types[None, None, kind].astype(self.dtype)
 
     def text_tokens(self, ids: Array, *, train: bool = False) -> Float[Array, "B T D"]:
         """Embedded words."""
@@ -170,7 +178,7 @@ class VLMo(nn.Module):
     # ---------------------------------------------------------------- objective (§3.2, §3.3)
 
     def losses(self, batch: Batch, *, train: bool) -> dict[str, Term]:
-        """What the batch has material for: pairs, or texts alone (the second stage), or a fine-tuning task."""
+        """What a batch has material for: images, texts or pairs (the three stages), or a fine-tuning task."""
         image: Any
         ids: Any
         valid: Any
@@ -179,6 +187,8 @@ class VLMo(nn.Module):
             return {"vqa": soft_answers(self.answer(image, ids, valid, train=train), batch["target"])}
         if "nlvr2" in self.tasks:
             return {"nlvr2": cross_entropy(self.reason(image, ids, valid, train=train), batch["label"])}
+        if ids is None:
+            return self.patch_losses(image, train=train)
         terms: dict[str, Term] = {}
         if image is not None and {"itc", "retrieval"} & set(self.tasks):
             features = self.encode_image(image, train=train) | self.encode_text(ids, valid, train=train)
@@ -191,6 +201,15 @@ class VLMo(nn.Module):
             hidden, selected = self.hide(ids, valid, batch.get("begins"))
             terms |= self.word_losses(image, ids, valid, hidden, selected, train=train)
         return terms
+
+    def patch_losses(self, image: Array, *, train: bool) -> dict[str, Term]:
+        """Masked image modelling: the codes of patches that are hidden block-wise, as in BEiT."""
+        if "mim" not in self.tasks or self.tokenizer is None:
+            raise UserError("images alone are for the task 'mim', which needs a tokenizer: system.tokenizer, a VQ-KD")
+        codes, side = self.tokenizer.codes_of(image), self.img.image_size // self.img.patch
+        masked = masking.choose_blocks(self.make_rng("dropout"), len(image), side, round(0.4 * side * side))
+        (states,) = self.states(None, None, self.image_tokens(image, masked=masked), train=train)
+        return {"mim": mlm.masked_lm(self.patches(states[:, 1:]), codes, masked)}
 
     def hide(self, ids: Array, valid: Array, begins: Array | None) -> tuple[Array, Array]:
         """(ids with words hidden, which): whole words where `begins` says which tokens begin one (§3.3)."""
@@ -239,7 +258,12 @@ class VLMo(nn.Module):
     def __call__(self, batch: Batch, *, train: bool = False) -> dict[str, Term]:
         if self.is_initializing():  # every expert, whichever of them the tasks read
             size = self.img.image_size
-            self.states(None, None, self.image_tokens(jnp.zeros((1, size, size, 3))), branches=(False, True))
+            blank = jnp.zeros((1, size, size, 3))
+            states = self.states(None, None, self.image_tokens(blank), branches=(False, True))
+            if "mim" in self.tasks:
+                self.patches(states[0])
+            if self.tokenizer is not None:
+                self.tokenizer({"image": blank})
             text = self.text_tokens(jnp.zeros((1, 2), jnp.int32))
             self.pooled(self.states(text, jnp.ones((1, 2), bool), None, branches=(False, True))[0])
         return self.losses(batch, train=train)
@@ -252,16 +276,23 @@ def _unit(x: Float[Array, "B E"]) -> Float[Array, "B E"]:
 # ---------------------------------------------------------------- stages, sizes
 
 STAGES: dict[str, tuple[str, ...]] = {
+    "images": (
+        "(img|patches|bias)/.*",
+        "types",
+        "fusion/(low|top)/(block_[0-9]+|blocks)/(attn|norm1|mlp_img|norm2_img|scale).*",
+        "fusion/norm_final/.*",
+    ),
     "text": (
         "(txt|bias|words?)/.*",
         "types",
         "fusion/(low|top)/(block_[0-9]+|blocks)/(mlp_txt|norm2_txt)/.*",
         "fusion/norm_final/.*",
     ),
-    "pairs": (".*",),
+    "pairs": ("(?!tokenizer/).*",),
 }
-"""What trains in the second and the third stage (§3.2). On text, everything that images use stays as it is, but for
-the norm at the end and the relative positions, which the released code trains, too."""
+"""What trains in the three stages (§3.2). On images, all that they use. On text, everything that images use stays as
+it is, but for the norm at the end and the relative positions, which the released code trains, too. On pairs, all but
+the image tokenizer."""
 
 
 def _size(width: int, depth: int, heads: int, top: int, positions: str, layer_scale: float | None) -> dict[str, Any]:
@@ -293,8 +324,9 @@ def build(config: Mapping[str, Any]) -> VLMo:
       UserError: unknown or missing keys and values that do not exist; the message lists the valid ones.
     """
     config, where = stacks.sized("vlmo", config, SIZES), "system vlmo"
-    options = {"answers", "mask_rate", "mlm_weight"}
-    base.check_keys(where, config, {"name", *stacks.STACK, "top", "positions", "tasks", "img", "txt", *options},
+    options = {"answers", "mask_rate", "mlm_weight", "codes"}
+    base.check_keys(where, config, {"name", *stacks.STACK, "top", "positions", "tasks", "tokenizer", "img", "txt",
+                                    *options},
                     required=("width", "depth", "heads", "tasks", "img", "txt"))  # fmt: skip
     stacks.check_tasks(where, config["tasks"], TASKS)
     if "itm" in config["tasks"] and "itc" not in config["tasks"]:
@@ -308,12 +340,15 @@ def build(config: Mapping[str, Any]) -> VLMo:
     fields, shared = stacks.stack_options(where, config)
     spec = BlockSpec(**fields, act="gelu", eps=1e-6, k_bias=False)
     return VLMo(
-        img=ImageTokens(img["image_size"], img["patch"], D, positions=absolute, dtype=spec.dtype),
+        img=ImageTokens(
+            img["image_size"], img["patch"], D, absolute, maskable="mim" in config["tasks"], dtype=spec.dtype
+        ),
         txt=TextTokens(txt["vocab"], txt["length"], D, absolute, spec.drop_path, spec.dtype),
         fusion=Multiway(spec, config["depth"] - top, top, **shared),
         tasks=tuple(config["tasks"]),
         relative=None if absolute else txt.get("relative", txt["length"]),
         mask_id=txt["mask_id"],
+        tokenizer=None if config.get("tokenizer") is None else vqkd.build({"name": "vqkd", **config["tokenizer"]}),
         dtype=spec.dtype,
         **{key: config[key] for key in options if key in config},
     )
