@@ -1,10 +1,13 @@
-"""BEiT-3 on the built-in scenes: masked data modelling alone, for twenty minutes or less on two CPU cores.
+r"""BEiT-3 on the built-in scenes: masked data modelling alone, for twenty minutes or less on two CPU cores.
 
-    mmjax train --config configs/beit3/emoji_scenes.py --workdir runs/beit3_scenes --config.init=INIT
+    mmjax train --config configs/beit3/emoji_scenes.py --workdir runs/beit3_scenes
 
-INIT gives the image tokenizer the weights of a run of configs/vqkd/emoji_scenes.py; with "random", the default, images
-are still masked and predicted, but their codes mean little. No run of this config has been measured. `:smoke` is a form
-of three steps.
+With random codes, the default, images are still masked and predicted, but what is predicted means little. Better give
+the tokenizer the weights of a run of configs/vqkd/emoji_scenes.py, in this file:
+
+    c.init = {"path": "runs/vqkd_scenes", "skip": ("teacher.*",), "rename": {"(.*)": r"tokenizer/\1"}}
+
+No run of this config has been measured. `:smoke` is a form of three steps.
 """
 
 from ml_collections import ConfigDict
@@ -26,7 +29,7 @@ def get_config(variant: str = "") -> ConfigDict:
     c.system = ConfigDict({
         "name": "beit3", "tasks": ("mdm",), **tower, "depth": 4, "img": image, "codes": 256,
         "tokenizer": {"img": {**image, **tower, "depth": 3}, "decoder": {**tower, "depth": 1}, "codes": 256,
-                      "code_dim": 16, "target": 128},
+                      "code_dim": 16, "target": 128, "kmeans": False},
         "txt": {"vocab": 2001, "length": 32, "mask_id": 2000},
     })  # fmt: skip
     source = "emoji_scenes:train?length=20000"

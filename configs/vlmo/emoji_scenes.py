@@ -1,10 +1,13 @@
-"""VLMo on the built-in scenes: images, texts, pairs, for half an hour or less on two CPU cores.
+r"""VLMo on the built-in scenes: images, texts, pairs, for half an hour or less on two CPU cores.
 
-    mmjax train --config configs/vlmo/emoji_scenes.py --workdir runs/vlmo_scenes --config.init=INIT
+    mmjax train --config configs/vlmo/emoji_scenes.py --workdir runs/vlmo_scenes
 
-INIT gives the image tokenizer the weights of a run of configs/vqkd/emoji_scenes.py; with "random", the default, images
-are still masked and predicted, but their codes mean little. No run of this config has been measured.
-`:smoke` is a form of nine steps.
+With random codes, the default, images are still masked and predicted, but what is predicted means little. Better give
+the tokenizer the weights of a run of configs/vqkd/emoji_scenes.py, in this file:
+
+    c.init = {"path": "runs/vqkd_scenes", "skip": ("teacher.*",), "rename": {"(.*)": r"tokenizer/\1"}}
+
+No run of this config has been measured. `:smoke` is a form of nine steps.
 """
 
 from ml_collections import ConfigDict
@@ -30,6 +33,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "tokenizer": {
             "img": {"image_size": 64, "patch": 8, "width": 128, "depth": 3, "heads": 4},
             "decoder": {"width": 128, "depth": 1, "heads": 4}, "codes": 256, "code_dim": 16, "target": 128,
+            "kmeans": False,
         },
         "img": {"image_size": 64, "patch": 8},
         "txt": {"vocab": 2000, "length": 32, "mask_id": 4},

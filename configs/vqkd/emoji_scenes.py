@@ -1,9 +1,13 @@
 """VQ-KD on the built-in scenes, of a CLIP trained on them: minutes on two CPU cores.
 
-    mmjax train --config configs/vqkd/emoji_scenes.py --workdir runs/vqkd_scenes --config.init=INIT
+    mmjax train --config configs/vqkd/emoji_scenes.py --workdir runs/vqkd_scenes
 
-INIT gives the teacher the image tower of a CLIP of the same size; with "random", the default, the codes keep what
-random features see. No run of this config has been measured. `:smoke` is a form of three steps.
+The teacher is random by default, and the codes keep what random features see. Better give it the image tower of a CLIP
+of the same size (a run with `img` as in this file), with _recipe.py's RENAME:
+
+    c.init = {"path": "runs/clip_scenes", "load": ("img/.*", "img_proj/.*"), "rename": recipe.RENAME}
+
+No run of this config has been measured. `:smoke` is a form of three steps.
 """
 
 from ml_collections import ConfigDict

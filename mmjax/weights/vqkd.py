@@ -19,7 +19,7 @@ from mmjax.weights.vlmo import beit_attention
 LAYOUT = "beit2"
 _KEYS = {"encoder_config", "decoder_config", "n_embed", "embed_dim", "decay", "decoder_out_dim",
          "quantize_kmeans_init", "layer_norm_eps", "process_type", "rec_loss_type", "teacher_model_type"}  # fmt: skip
-_TOWER = {
+_TOWER: dict[str, tuple | None] = {
     "in_chans": None,
     "num_classes": (0,),
     "qkv_bias": (True,),
