@@ -29,6 +29,7 @@ NO_WEIGHTS = ("generation_metrics", "losses")
 OPENERS = {
     "beit3": ("golden_multiway", "open_beit3"),
     "clip": ("golden_clip", "open_clip_model"),
+    "coca": ("golden_coca", "open_coca"),
     "generation_metrics": ("golden_metrics", "open_arrays"),
     "losses": ("golden_clip", "open_loss"),
     "metrics": ("golden_metrics", "open_arrays"),

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmjax.core.errors import UserError
-from mmjax.weights import beit3, clip_family, vlmo, vqkd
+from mmjax.weights import beit3, clip_family, coca, vlmo, vqkd
 from mmjax.weights.family import Family, Origin, Published
 from mmjax.weights.layout import Table
 
@@ -13,6 +13,7 @@ FAMILIES: dict[str, Family] = {
     "beit3": beit3.FAMILY,
     "vlmo": vlmo.FAMILY,
     "vqkd": vqkd.FAMILY,
+    "coca": coca.FAMILY,
     "clip": clip_family.FAMILY,
 }
 

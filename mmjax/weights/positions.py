@@ -87,7 +87,7 @@ def _image(
         return RELATIVE, lambda table: relative_resize(float32(table), before, after), note
     path, extra = RESNET if old["img"].get("kind") == "resnet" else vit, int(old["img"].get("cls", True))
     extra += 2 * (old["name"] == "beit3")  # rows that nobody reads
-    antialias = old["name"] == "clip" and layout != "hf"
+    antialias = old["name"] in ("clip", "coca") and layout != "hf"
 
     def resize(table: np.ndarray) -> np.ndarray:
         # [P, D] -> [Y, X, D]; row 0 is the class (or mean) token's, where there is one
@@ -114,9 +114,10 @@ def _text(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, Resize, 
             raise UserError(f"texts of {after} tokens, but {old['name']} has {before} positions, which are only cut")
         unused = 2 * (old["name"] == "beit3")
         return TEXT, lambda table: float32(table)[: after + unused], f"{TEXT}: the first {after} of {before} tokens"
+    cls = int(old["name"] == "coca")  # the class token's row is the last one
 
     def resize(table: np.ndarray) -> np.ndarray:
-        return (linear_matrix(before, after) @ float32(table)).astype(np.float32)
+        return (linear_matrix(before + cls, after + cls) @ float32(table)).astype(np.float32)
 
     note = f"{TEXT}: {before} tokens -> {after}, linear without antialias (open_clip)"
     return TEXT, resize, note
