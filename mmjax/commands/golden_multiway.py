@@ -310,7 +310,7 @@ def _vqkd_reconstruct(model: VQKD, inputs: Inputs) -> dict[str, Any]:
 
 def _vqkd_update(model: VQKD, inputs: Inputs) -> dict[str, Any]:
     found = model.encode(_pixels(inputs), train=True)
-    book = {name: model.quantize.get_variable(CODEBOOK, name) for name in ("vectors", "usage")}
+    book: dict[str, jax.Array] = {name: model.quantize.get_variable(CODEBOOK, name) for name in ("vectors", "usage")}
     return {"codes": found.codes, "commitment_loss": found.commitment.mean, "new_codebook": book["vectors"],
             "new_cluster_size": book["usage"]}  # fmt: skip
 

@@ -226,9 +226,9 @@ class BEiT3(nn.Module):
         """`image`: cross-entropy of the codes of masked patches; `text`: of the chosen words; of one pass."""
         states = self.states(image, shown, valid, masked=masked, train=train)
         terms = {}
-        if image is not None:
+        if image is not None and codes is not None and masked is not None:
             terms["image"] = mlm.masked_lm(self.code_logits(states), codes, masked)
-        if ids is not None:
+        if ids is not None and chosen is not None:
             terms["text"] = mlm.masked_lm(self.word_logits(states), jnp.asarray(ids), chosen)
         return terms
 

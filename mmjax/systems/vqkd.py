@@ -195,7 +195,7 @@ class VQKD(nn.Module):
         """
         found = self.encode(batch["image"], train=train)
         terms = self.distil(self.decode(found.vectors, train=train), self.teach(batch["image"]))
-        usage = self.quantize.get_variable(CODEBOOK, "usage")
+        usage: Array = self.quantize.get_variable(CODEBOOK, "usage")
         share = Term((usage > 1e-3 * usage.mean()).sum().astype(jnp.float32), jnp.asarray(len(usage), jnp.float32), 0.0)
         return {**terms, "commit": found.commitment, "used": share}
 

@@ -175,7 +175,8 @@ def _recognise(published: Published) -> tuple[dict[str, Any], Origin] | None:
 def _target(
     system: Mapping[str, Any], layout: str, origin: Origin | None, _eos_id: int | None, _paths: Collection[str]
 ) -> Origin:
-    config, (task, *_) = config_from(system), [*system.get("tasks", ()), None]
+    config, tasks = config_from(system), list(system.get("tasks", ()))
+    task = tasks[0] if tasks else None
     if origin and origin.layout == layout:
         then, now = (system_from(each, task, "config") for each in (origin.config, config))
         config = origin.config if then == now else config
