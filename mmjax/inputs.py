@@ -83,6 +83,8 @@ def make_tokenizer(config: Mapping[str, Any], saved: pathlib.Path | None) -> Tok
 
 def check_vocabulary(config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
     """Raises UserError if the tokenizer has ids that the system's embedding lacks: they would read other rows."""
+    if not _has_texts(config):
+        return
     vocab = int(_system_field(config, "txt", "vocab"))
     if tokenizer.vocab_size > vocab:
         raise UserError(f"config.system.txt.vocab = {vocab}, but the tokenizer has {tokenizer.vocab_size} ids")
@@ -97,13 +99,19 @@ def text_length(config: Mapping[str, Any], overrides: Mapping[str, Any] = Mappin
 
 
 def positions_length(config: Mapping[str, Any]) -> int:
-    """Tokens that a text of the system may have."""
+    """Tokens that a text of the system may have: begin and end alone, where it reads none."""
+    if not _has_texts(config):
+        return 2
     return int(_system_field(config, "txt", "length"))
 
 
 def image_size(config: Mapping[str, Any]) -> int:
     """Side of the images in pixels: the system's."""
     return int(_system_field(config, "img", "image_size"))
+
+
+def _has_texts(config: Mapping[str, Any]) -> bool:
+    return config["system"].get("name") not in systems.WITHOUT_TEXT
 
 
 def _system_field(config: Mapping[str, Any], tower: str, field: str, default: Any = None) -> Any:

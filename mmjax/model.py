@@ -19,6 +19,7 @@ from mmjax.data.decode import decode_image
 from mmjax.data.tokenizers import Tokenizer, open_tokenizer
 from mmjax.evals.base import Predictor, Tools, seeds
 from mmjax.evals.prompts import PLAIN, embed_ensemble, load_templates
+from mmjax.weights import positions
 
 Picture = np.ndarray | Image.Image | str | pathlib.Path
 
@@ -135,7 +136,7 @@ def load(
         image_size=image_size,
         step=step,
         place=lambda _, array: put(array, everywhere),
-        where=lambda name: None if image_size and name.endswith("/pos") else everywhere,  # these are resized first
+        where=lambda name: None if image_size and name in positions.TABLES else everywhere,  # these are resized first
     )
     words = open_tokenizer(tokenizer) if tokenizer else models.tokenizer_of(found)
     if words is None:

@@ -5,10 +5,23 @@ from typing import Any
 import flax.linen as nn
 
 from mmjax.core.errors import UserError
-from mmjax.systems import base, clip, coca
+from mmjax.systems import base, beit3, clip, coca, vlmo, vqkd
 
-BUILDERS = {"clip": clip.build, "coca": coca.build}
-SIZES = {"clip": clip.SIZES, "coca": coca.SIZES}
+BUILDERS = {
+    "beit3": beit3.build,
+    "clip": clip.build,
+    "coca": coca.build,
+    "vlmo": vlmo.build,
+    "vqkd": vqkd.build,
+}
+SIZES = {
+    "beit3": beit3.SIZES,
+    "clip": clip.SIZES,
+    "coca": coca.SIZES,
+    "vlmo": vlmo.SIZES,
+    "vqkd": vqkd.SIZES,
+}
+WITHOUT_TEXT = ("vqkd",)  # they read images alone
 
 
 def build(config: Any) -> nn.Module:
