@@ -19,8 +19,8 @@ EXAMPLES = [{"image": toy.grey(v), "key": f"k{v}", "texts": [str(v), str(v + 5)]
 
 
 def model() -> LoadedModel:
-    return LoadedModel(pathlib.Path("toy"), "toy", {}, toy.Toy(), toy.VARIABLES, None, {}, toy.predictor(3),
-                       toy.tools([]))  # type: ignore[arg-type]  # fmt: skip
+    return LoadedModel(pathlib.Path("toy"), "toy", {}, toy.Toy(), toy.VARIABLES, toy.WORDS, {}, toy.predictor(3),
+                       toy.tools([]))  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +34,9 @@ def plan(**changes: Any) -> Plan:
 
 
 def contents(folder: pathlib.Path) -> dict[str, Any]:
-    lines = [json.loads(line) for path in sorted(folder.glob("decisions-*.jsonl")) for line in path.open()]
+    lines = [
+        json.loads(line) for path in sorted(folder.glob("decisions-*.jsonl")) for line in path.read_text().splitlines()
+    ]
     data = open_source(f"arrayrecord:{folder}/data-*.arrayrecord")
     return {"lines": lines, "texts": {data[i]["key"]: data[i]["texts"] for i in range(len(data))}}
 

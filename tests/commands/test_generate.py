@@ -19,8 +19,8 @@ from tests.evals import toy
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> LoadedModel:
-    made = LoadedModel(pathlib.Path("toy"), "toy", {}, toy.Toy(), toy.VARIABLES, None, {}, toy.predictor(2),
-                       toy.tools([]))  # type: ignore[arg-type]  # fmt: skip
+    made = LoadedModel(pathlib.Path("toy"), "toy", {}, toy.Toy(), toy.VARIABLES, toy.WORDS, {}, toy.predictor(2),
+                       toy.tools([]))  # fmt: skip
     monkeypatch.setattr(model, "load", lambda *_, **__: made)
     return made
 
