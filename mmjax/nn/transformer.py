@@ -257,13 +257,18 @@ class Transformer(nn.Module):
         *,
         layer_bias: Float[Array, "L #B #N T S"] | None = None,
         segments: Segments = (),
+        taps: tuple[int, ...] = (),
         train: bool = False,
-    ) -> Float[Array, "B T D"]:
-        """Applies the blocks.
+    ) -> Any:
+        """float[B, T, D] after the blocks; with taps (that, the states at them).
 
         Args:
           layer_bias: an attention bias per block (BEiT), added to `inputs.bias`.
           segments: tokens of each expert (see nn/segments.py); another call may name others.
+          taps: after how many blocks states are wanted, 0 to depth; -1 is after all.
+
+        Raises:
+          UserError: a tap beyond the blocks.
         """
         inputs = inputs or Inputs()
         block: Any = Block
@@ -274,17 +279,33 @@ class Transformer(nn.Module):
         if self.spec.drop_path:
             rates = jnp.linspace(0.0, self.spec.drop_path, self.below + self.depth + self.above)
             rates = rates[self.below : self.below + self.depth]
+        if any(not -self.depth - 1 <= tap <= self.depth for tap in taps):
+            raise UserError(f"states after {taps} blocks of {self.depth} do not exist; valid: 0 to {self.depth}, or -1")
+        at = tuple(tap % (self.depth + 1) for tap in taps)
         if not self.scan:
+            states = [x]
             for i in range(self.depth):
                 layer = jax.tree.map(lambda leaf, i=i: leaf[i], LayerInputs(rates, layer_bias))
                 x = block(self.spec, train, segments, name=f"block_{i}")(x, layer, inputs)
-            return x
+                states.append(x)
+            return (x, tuple(states[tap] for tap in at)) if taps else x
+
+        def scanned(block: Any, carry: Any, layer: LayerInputs, inputs: Inputs) -> Any:
+            x, kept = block(carry[0], layer, inputs), carry[1:]
+            if at:
+                number = kept[0] + 1
+                kept = (number, *(jnp.where(number == tap, x, old) for tap, old in zip(at, kept[1:], strict=True)))
+            return (x, *kept), None
+
         body = nn.scan(
-            lambda block, x, layer, inputs: (block(x, layer, inputs), None),
+            scanned,
             variable_axes={"params": 0, CACHE: 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(0, nn.broadcast),
             length=self.depth,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        return body(block(self.spec, train, segments, name="blocks"), x, LayerInputs(rates, layer_bias), inputs)[0]
+        start = (x, jnp.int32(0), *(x for _ in at)) if at else (x,)
+        stack = block(self.spec, train, segments, name="blocks")
+        (x, *kept), _ = body(stack, start, LayerInputs(rates, layer_bias), inputs)
+        return (x, tuple(kept[1:])) if taps else x
