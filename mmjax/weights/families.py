@@ -4,13 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmjax.core.errors import UserError
-from mmjax.weights import clip_family, coca
+from mmjax.weights import clip_family, coca, language_families
 from mmjax.weights.family import Family, Origin, Published
 from mmjax.weights.layout import Table
 
 # CLIP's stands last: it says of what nobody knows why it is no checkpoint.
 FAMILIES: dict[str, Family] = {
     "coca": coca.FAMILY,
+    "language": language_families.LANGUAGE,
+    "llava": language_families.LLAVA,
     "clip": clip_family.FAMILY,
 }
 

@@ -26,12 +26,15 @@ def resized_system(
       UserError: the size is no multiple of what one position covers, or the length is below 1.
     """
     new = dict(system)
-    if image_size not in (None, system["img"]["image_size"]):
+    for size, part in ((image_size, "img"), (text_length, "txt")):
+        if size is not None and part not in system:
+            raise UserError(f"the system {system.get('name')!r} has no {part!r}, so that {size} positions mean nothing")
+    if image_size is not None and image_size != system["img"]["image_size"]:
         step = _step(system)
         if image_size < step or image_size % step:
             raise UserError(f"image size {image_size} is not a multiple of {step} pixels, which one position covers")
         new["img"] = {**system["img"], "image_size": image_size}
-    if text_length not in (None, system["txt"]["length"]):
+    if text_length is not None and text_length != system["txt"]["length"]:
         if text_length < 1:
             raise UserError(f"text length {text_length}: at least 1 token")
         new["txt"] = {**system["txt"], "length": text_length}
@@ -73,6 +76,8 @@ def _step(system: Mapping[str, Any]) -> int:
 
 def _image(old: Mapping[str, Any], new: Mapping[str, Any], layout: str) -> tuple[str, Resize, str] | None:
     """open_clip interpolates with antialias, OpenAI's models too, which it resizes; everybody else without."""
+    if "img" not in old:
+        return None
     before, after = (each["img"]["image_size"] // _step(each) for each in (old, new))
     if before == after:
         return None
@@ -95,6 +100,8 @@ def _text(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, Resize, 
 
     Source: open_clip `resize_text_pos_embed`.
     """
+    if "txt" not in old:
+        return None
     before, after = old["txt"]["length"], new["txt"]["length"]
     if before == after:
         return None

@@ -18,8 +18,8 @@ def linear(published: str, ours: str, transform: Transform = LINEAR) -> tuple[Ro
 
 
 def hf_blocks(published: str, ours: str, index: str) -> tuple[Row, ...]:
-    """The blocks of a Hugging Face encoder."""
-    old, new = f"{published}.encoder.layers.{{{index}}}", f"{ours}/transformer/block_{{{index}}}"
+    """The blocks of a Hugging Face encoder; `published` is all that stands before "encoder"."""
+    old, new = f"{published}encoder.layers.{{{index}}}", f"{ours}/transformer/block_{{{index}}}"
     return (
         *norm(f"{old}.layer_norm1", f"{new}/norm1"),
         *linear(f"{old}.self_attn.q_proj", f"{new}/attn/q"),
