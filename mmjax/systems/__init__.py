@@ -5,10 +5,10 @@ from typing import Any
 import flax.linen as nn
 
 from mmjax.core.errors import UserError
-from mmjax.systems import base, clip, coca
+from mmjax.systems import base, clip, coca, language, llava
 
-BUILDERS = {"clip": clip.build, "coca": coca.build}
-SIZES = {"clip": clip.SIZES, "coca": coca.SIZES}
+BUILDERS = {"clip": clip.build, "coca": coca.build, "language": language.build, "llava": llava.build}
+SIZES = {"clip": clip.SIZES, "coca": coca.SIZES, "language": language.LANGUAGE_SIZES, "llava": llava.SIZES}
 
 
 def build(config: Any) -> nn.Module:

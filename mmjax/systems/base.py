@@ -48,6 +48,24 @@ txt:
   mlp_dim (default 4 * width), act (default "quick_gelu"), eps (default 1e-5), dropout, scan, remat, attention
   causal (default true), mask_padding (default false), pool ("end" (default: the end token), "last" or "cls"),
   cls_shift (default false), layer_scale (default null)
+
+name "language": llm *, end_ids (default [2]), dtype, scan, remat, attention; size: one of decoders/llama.SIZES
+
+name "llava":
+  size         one of systems/llava.SIZES: v1_7b v1_13b v1_5_7b v1_5_13b next_vicuna_7b next_vicuna_13b next_mistral_7b
+               next_yi_34b next_llama3_8b
+  img *        a ViT, above, with taps: after how many blocks its states are read, default [-2]
+  keep_cls     whether the class token's states stay, default false
+  layers       of the projector, default 2; act (default "gelu"), bias (default true)
+  newline      a learned state ends each row of a picture's features, default false
+  llm *, end_ids, mean, std, dtype, scan, remat, attention
+
+llm:
+  size         one of decoders/llama.SIZES
+  vocab *, width *, depth *, heads *, mlp_dim *
+  kv_heads (default heads), head_dim (default width / heads), act (default "silu"), eps (default 1e-5)
+  theta (default 10000), rope_scaling (mapping: kind "linear" or "llama3", factor, low, high, length), window
+  qkv_bias, out_bias, mlp_bias, tied   default false
 """
 
 from collections.abc import Collection, Mapping
@@ -69,7 +87,7 @@ from mmjax.nn.transformer import REMAT
 _SHARED = {"scan", "remat", "attention"}
 _VIT = {"kind", "image_size", "patch", "width", "depth", "heads", "mlp_dim", "act", "eps", "patch_bias", "patch_stride",
         "cls", "pool", "norm_pre", "norm_post", "q_bias", "k_bias", "v_bias", "out_bias", "layer_scale", "drop_path",
-        "dropout", "patch_drop", "crop_edge", *_SHARED}  # fmt: skip
+        "dropout", "patch_drop", "crop_edge", "taps", *_SHARED}  # fmt: skip
 _RESNET = {"kind", "image_size", "layers", "width", "heads", "remat"}
 _TEXT = {"vocab", "length", "width", "depth", "heads", "mlp_dim", "act", "eps", "dropout", "causal", "mask_padding",
          "pool", "cls_shift", "layer_scale", *_SHARED}  # fmt: skip
