@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int32
+from jaxtyping import Int32
 
 from mmjax.core.errors import UserError
 from mmjax.data.chat import Row, expand
@@ -17,15 +17,16 @@ class Spliced(NamedTuple):
       ids: int32[T]; 0 where a picture stands. mask_loss: bool[T]. slot: int32[T], see data/example.py.
     """
 
-    ids: Int32[np.ndarray, "T"]
-    mask_loss: Bool[np.ndarray, "T"]
-    slot: Int32[np.ndarray, "T"]
+    # No shapes: a function that reads rows of several lengths would bind T to one of them.
+    ids: np.ndarray
+    mask_loss: np.ndarray
+    slot: np.ndarray
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
-def spliced(row: Row, slots: Sequence[Int32[np.ndarray, "F"]], states: int) -> Spliced:
+def spliced(row: Row, slots: Sequence[np.ndarray], states: int) -> Spliced:
     """The row with each picture's features in its place.
 
     Args:
