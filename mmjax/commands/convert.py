@@ -4,7 +4,7 @@ import argparse
 import pathlib
 import shutil
 
-LAYOUTS = ("hf", "openai", "open_clip", "mmjax")
+LAYOUTS = ("albef", "hf", "openai", "open_clip", "mmjax")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -26,6 +26,7 @@ NO_WEIGHTS = ("losses",)
 # System of a fixture -> module of this folder and its function, which opens a fixture and returns its runner. By name:
 # a fixture of one system does not import the others.
 OPENERS = {
+    "albef": ("golden_albef", "open_albef"),
     "clip": ("golden_clip", "open_clip_model"),
     "losses": ("golden_clip", "open_loss"),
     "siglip": ("golden_clip", "open_clip_model"),

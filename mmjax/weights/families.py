@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmjax.core.errors import UserError
-from mmjax.weights import clip_family
+from mmjax.weights import albef, clip_family
 from mmjax.weights.family import Family, Origin, Published
 from mmjax.weights.layout import Table
 
 # CLIP's stands last: it says of what nobody knows why it is no checkpoint.
 FAMILIES: dict[str, Family] = {
+    "albef": albef.FAMILY,
     "clip": clip_family.FAMILY,
 }
 

@@ -63,6 +63,7 @@ def resizing(
     """The function (path, array) -> array that resizes the tables of positions, and lines for the account."""
     found = [each for each in (_image(old, new, layout), _text(old, new)) if each is not None]
     tables = {path: function for path, function, _ in found}
+    tables |= {path.replace("params/", "teacher/"): function for path, function in tables.items()}
     return lambda path, array: tables[path](array) if path in tables else array, tuple(note for *_, note in found)
 
 
