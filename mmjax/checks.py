@@ -29,7 +29,7 @@ KEYS = {
 }  # fmt: skip
 REQUIRED = ("seed", "system", "tokenizer", "data", "stages")
 RANDOM = "random"  # as config.init: frozen towers of random weights are meant
-_DATA = {"batch_size": "whole", "workers": "whole", "read_ahead": "whole", "text_length": "whole",
+_DATA = {"batch_size": "whole", "workers": "whole", "read_ahead": "whole", "task": "mapping", "text_length": "whole",
          "image": "mapping", "text": "mapping", "text_buckets": "list", "eval_image": "mapping"}  # fmt: skip
 _TOKENIZER = {"spec": "text", "kind": "text", "train_on": "text", "vocab_size": "whole", "model_type": "text",
               "normalization": "text", "lower": "flag", "added": "list", "clean": "text",

@@ -19,7 +19,7 @@ from mmjax.commands.left_out import tell
 from mmjax.core import sharding as shd
 from mmjax.core.config import check_keys
 from mmjax.core.errors import UserError
-from mmjax.data import augment, ledger
+from mmjax.data import augment, ledger, tasks
 from mmjax.data import text as texts
 from mmjax.data.choices import choose
 from mmjax.data.example import BadExample
@@ -43,6 +43,7 @@ TOKENIZER_KEYS = ("spec", "kind", "train_on", "vocab_size", *(key for keys in _T
 DATA_KEYS = {
     "train": "source spec, or {spec: weight}",
     "batch_size": "over all devices",
+    "task": "tasks.from_config's mapping: what an example is; pairs of an image and a text unless told",
     "image": "augment.from_config's mapping, without size",
     "text": "text.from_config's mapping",
     "text_length": "tokens per text, begin and end included; default: as many as the system has positions",
@@ -165,6 +166,7 @@ def make_pipeline(
         length=text_length(config, overrides),
         image=augment.from_config({**data.get("image", {}), "size": image_size(config)}),
         text=texts.from_config(data.get("text", {})),
+        task=tasks.from_config(data.get("task")),
         batch_size=data["batch_size"],
         seed=config["seed"],
         rows=None if mesh is None else shd.local_rows(mesh, data["batch_size"]),

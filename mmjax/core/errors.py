@@ -20,6 +20,10 @@ REASONS = {
     "bad text encoding": "the text is not UTF-8",
     "empty caption": "no text is left after white space is removed",
     "malformed record": "the line, row or member cannot be parsed, or lacks a column",
+    "empty answer": "a turn of a conversation has an answer without words",
+    "wrong roles": "the speakers of a conversation do not take turns, or are not known",
+    "wrong pictures": "a conversation names more or fewer pictures than it has",
+    "nothing to learn": "no token of a conversation is to be predicted, or all that are lie beyond the length",
 }
 
 

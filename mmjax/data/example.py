@@ -12,15 +12,25 @@ from mmjax.data.choices import choose
 
 
 class Example(TypedDict, total=False):
-    """One item of a source, before augmentation and tokenization. `key` is always there, and `image` or `images`."""
+    """One item of a source, before augmentation and tokenization. `key` is always there, and `image` or `images`; in a
+    conversation `turns` and `pictures`."""
 
     image: np.ndarray  # uint8[Y, X, C], C = 3 (RGB) or 4 (RGB with straight alpha)
     images: list[np.ndarray]  # alternative pictures of the same thing, of which training draws one
     texts: list[str]  # alternative texts, the best first
     labels: dict[str, str]  # language -> short name
     tags: dict[str, list[str]]  # language -> keywords
+    turns: list[tuple[str, str]]  # question and answer of a conversation; `<image>` stands for a picture
+    system: str  # what stands before a conversation, if it has its own
     label: int  # class, counted within the source's classes
     key: str  # stable name of the item, unique within its data set
+    pictures: list[np.ndarray]  # pictures that belong together, in order (NLVR2 has two, a conversation any number)
+    image_id: int  # number of the picture, where several items show the same one
+    question: str
+    answers: list[str]  # what the annotators answered, one entry each
+    questions: list[tuple[str, ...]]  # (question, answer, …) rows, where an item has several
+    question_type: str
+    answer_type: str
 
 
 class Key(NamedTuple):

@@ -16,8 +16,7 @@ import numpy as np
 from absl import flags, logging
 
 from mmjax.core.errors import UserError
-from mmjax.core.padding import check_right_padded
-from mmjax.data import ledger
+from mmjax.data import ledger, tasks
 from mmjax.data.load import Check, Examples, Load
 from mmjax.data.workers import follow_parent
 
@@ -47,7 +46,7 @@ class Tokenizer(Protocol):
 
 
 class Pipeline:
-    """Endless (or `epochs` long), shuffled, mixed and augmented batches of images and texts.
+    """Endless (or `epochs` long), shuffled, mixed and augmented batches of images and texts, and what else a task has.
 
     A batch is a dict of numpy arrays: `image` uint8[b, Y, X, 3], `ids` int32[b, T], `valid` bool[b, T] and `index`
     int64[b], the place of each example in the sources laid end to end. b = batch_size, or len(rows).
@@ -64,6 +63,7 @@ class Pipeline:
       length: tokens per text, T.
       image: image transform, `augment.from_config(…)`.
       text: text transform, `text.from_config(…)`.
+      task: what of an example a batch has, `tasks.from_config(…)`; an image and a text unless told.
       batch_size: examples of a global batch.
       seed: of the order and of the transforms.
       weights: name -> share of the examples; without it, sources count by their lengths.
@@ -91,6 +91,7 @@ class Pipeline:
         length: int,
         image: ImageTransform,
         text: TextTransform,
+        task: tasks.Task | None = None,
         batch_size: int,
         seed: int = 0,
         weights: Mapping[str, float | int] | None = None,
@@ -111,7 +112,8 @@ class Pipeline:
         if not len(self.rows) or self.rows[0] < 0 or self.rows[-1] >= batch_size or (np.diff(self.rows) < 1).any():
             raise UserError(f"rows {rows} of a batch of {batch_size}; valid: some of 0 … {batch_size - 1}, ascending")
 
-        samples, epoch = _samples(named, shares, seed, shuffle, getattr(text, "check", None))
+        task = task or tasks.Pairs()
+        samples, epoch = _samples(named, shares, seed, shuffle, functools.partial(_check, task, text))
         if drop_remainder:
             if epoch < batch_size:
                 raise UserError(
@@ -126,14 +128,14 @@ class Pipeline:
                 f"{len(samples)} examples leave a short last batch of {len(samples) % batch_size}, which "
                 "several processes cannot share; valid: drop_remainder=True"
             )
-        samples = samples.random_map(_Transform(image, text), seed=_derive(seed, "transform"))
+        samples = samples.random_map(_Transform(image, text, task), seed=_derive(seed, "transform"))
         self.samples_per_epoch = epoch
         self.lengths = {name: len(source) for name, source in named.items()}
         self._shares = shares
         self.batch_size = batch_size
         self.workers, self.threads, self.read_ahead = workers, threads, read_ahead
         buckets = _check_buckets(text_buckets, length)
-        self.batches = _Batches(samples, tokenizer, length, batch_size, self.rows, buckets)
+        self.batches = _Batches(samples, tokenizer, length, batch_size, self.rows, task, buckets)
         self.fingerprint = _plain(
             {
                 "seed": seed,
@@ -146,6 +148,7 @@ class Pipeline:
                 "text": _describe(text),
                 "tokenizer": {"kind": type(tokenizer).__name__, "digest": tokenizer.digest},
                 **({"text_buckets": buckets} if buckets else {}),
+                **({} if task == tasks.Pairs() else {"task": _describe(task)}),
             }
         )
 
@@ -282,33 +285,33 @@ def _permutation(length: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox([seed, epoch])).permutation(length)
 
 
+def _check(task: tasks.Task, text: TextTransform, example: Mapping[str, Any]) -> None:
+    task.check(example, text)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Transform:
-    """(number, example, dropped) -> (number, uint8[Y, X, 3], text, dropped)."""
+    """(number, example, dropped) -> (number, sample of the task, dropped)."""
 
     image: ImageTransform
     text: TextTransform
+    task: tasks.Task
 
     def __call__(self, loaded: tuple[int, Mapping[str, Any], list], rng: np.random.Generator) -> tuple:
         number, example, bad = loaded
-        images = example.get("images")
-        if images is None:
-            images = [example["image"]] if "image" in example else []
-        if not len(images):
-            raise UserError(f"example {example.get('key', number)!r} has no image; it has {sorted(example)}")
-        picked = images[int(len(images) * rng.random())] if len(images) > 1 else images[0]
-        return number, self.image(picked, rng), self.text(example, rng), bad
+        return number, self.task.sample(example, number, tasks.Make(self.image, self.text), rng), bad
 
 
 @dataclasses.dataclass(frozen=True)
 class _Batches:
     """Random access to some rows of every global batch."""
 
-    samples: Any  # grain.MapDataset of (number, image, text, dropped)
+    samples: Any  # grain.MapDataset of (number, sample, dropped)
     tokenizer: Tokenizer
     length: int
     batch_size: int
     rows: Sequence[int] | np.ndarray  # of every global batch, that are made here
+    task: tasks.Task
     buckets: Sequence[int] = ()
 
     def __len__(self) -> int:
@@ -321,15 +324,18 @@ class _Batches:
             raise IndexError(f"batch {step} of {len(self)}")
         there = min(self.batch_size, len(self.samples) - step * self.batch_size)
         made = {int(row): self.samples[step * self.batch_size + int(row)] for row in self.rows if row < there}
-        numbers, images, texts, dropped = zip(*made.values(), strict=True)
-        ids, valid = self.tokenizer.batch(list(texts), self.length)
-        check_right_padded(valid, f"{type(self.tokenizer).__name__}.batch")
+        numbers, samples, dropped = zip(*made.values(), strict=True)
+        ids, valid = tasks.tokens(self.tokenizer, [sample["text"] for sample in samples], self.length)
+        batch = self.task.collate(samples, self.tokenizer, self.length)
         if self.buckets:
-            others = [self.samples[step * self.batch_size + row][2] for row in range(there) if row not in made]
+            others = [self.samples[step * self.batch_size + row][1]["text"] for row in range(there) if row not in made]
             longest = max(int(each.sum(1).max()) for each in (valid, *self._valid(others)))
             size = next((size for size in self.buckets if size >= longest), self.length)
             ids, valid = np.ascontiguousarray(ids[:, :size]), np.ascontiguousarray(valid[:, :size])
-        batch = {"image": np.stack(images), "ids": ids, "valid": valid, "index": np.array(numbers, np.int64)}
+            if "mask_loss" in batch:
+                batch["mask_loss"] = np.ascontiguousarray(batch["mask_loss"][:, :size])
+        image = np.stack([sample["image"] for sample in samples])
+        batch = {"image": image, "ids": ids, "valid": valid, "index": np.array(numbers, np.int64), **batch}
         bad = [item for items in dropped for item in items]
         return batch if not bad else {**batch, DROPPED: ledger.pack(bad)}
 

@@ -25,6 +25,11 @@ SOURCES = {
     "tfds": "mmjax.data.files.tfds:open",
     "coco": "mmjax.data.files.coco:open",
     "easy_vqa": "mmjax.data.files.easy_vqa:open",
+    "llava": "mmjax.data.files.chat:open",
+    "vqa": "mmjax.data.files.task_files:open_vqa",
+    "nlvr2": "mmjax.data.files.task_files:open_nlvr2",
+    "snli_ve": "mmjax.data.files.task_files:open_snli_ve",
+    "karpathy": "mmjax.data.files.task_files:open_karpathy",
 }
 
 

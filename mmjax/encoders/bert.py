@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float, Integer
 from mmjax.core.errors import UserError
 from mmjax.core.sharding import constrain
 from mmjax.nn import masks
+from mmjax.nn.cache import Slots
 from mmjax.nn.dense import BlockInit, Dense, Embed, normal, normal_init, zeros
 from mmjax.nn.mlp import activation
 from mmjax.nn.norm import LayerNorm
@@ -90,7 +91,7 @@ class Bert(nn.Module):
         )
 
     def embed_ids(
-        self, ids: Integer[AnyArray, "B T"], positions: Integer[Array, "B T"] | None = None, *, train: bool = False
+        self, ids: Integer[AnyArray, "B T"], positions: Integer[Array, "#B T"] | None = None, *, train: bool = False
     ) -> Float[Array, "B T D"]:
         """`norm(word + type + position)`; positions count from 0 unless told.
 
@@ -108,25 +109,30 @@ class Bert(nn.Module):
     def encode(
         self,
         ids: Integer[AnyArray, "B T"],
-        valid: Bool[AnyArray, "B T"],
+        valid: Bool[AnyArray, "B T"] | None,
         *,
         causal: bool = False,
         mode: str = "",
+        slots: Slots | None = None,
         train: bool = False,
     ) -> Float[Array, "B T D"]:
-        """The layers below `cross_from`, from ids; states of padding have no meaning."""
-        x = self.embed_ids(ids, train=train)
-        return self.text(x, Inputs(mask=self_mask(valid, causal), mode=mode), train=train) if self._plain() else x
+        """The layers below `cross_from`, from ids; states of padding have no meaning. Arguments as in `fuse`."""
+        if slots is not None and (slots.size or 0) > self.length:
+            raise UserError(f"texts of up to {slots.size} tokens, but BERT has {self.length} positions")
+        x = self.embed_ids(ids, None if slots is None else slots.positions(ids.shape[1]), train=train)
+        inputs = Inputs(mask=self_mask(valid, causal, slots), slots=slots, mode=mode)
+        return self.text(x, inputs, train=train) if self._plain() else x
 
     def fuse(
         self,
         x: Float[Array, "B T D"],
-        valid: Bool[AnyArray, "B T"],
+        valid: Bool[AnyArray, "B T"] | None,
         context: Float[Array, "B S E"] | None,
         context_valid: Bool[AnyArray, "B S"] | None = None,
         *,
         causal: bool = False,
         mode: str = "",
+        slots: Slots | None = None,
         train: bool = False,
     ) -> Float[Array, "B T D"]:
         """The layers from `cross_from` on, from the states of those below.
@@ -138,27 +144,33 @@ class Bert(nn.Module):
           context_valid: which of it may be seen; default: all.
           causal: a token sees those before it alone.
           mode: see `nn.transformer.Inputs`.
+          slots: where keys and values are kept for later calls, and the context's; where they are read, `valid` and the
+            context are None, and tokens see those before them.
+          train: whether dropout draws.
         """
         seen = None if context_valid is None else masks.padding(jnp.asarray(context_valid))
-        inputs = Inputs(mask=self_mask(valid, causal), context=context, context_mask=seen, mode=mode)
+        inputs = Inputs(
+            mask=self_mask(valid, causal, slots), context=context, context_mask=seen, mode=mode, slots=slots
+        )
         return self.fusion(x, inputs, train=train)
 
     def __call__(
         self,
         ids: Integer[AnyArray, "B T"],
-        valid: Bool[AnyArray, "B T"],
+        valid: Bool[AnyArray, "B T"] | None,
         context: Float[Array, "B S E"] | None = None,
         context_valid: Bool[AnyArray, "B S"] | None = None,
         *,
         causal: bool = False,
         mode: str = "",
+        slots: Slots | None = None,
         train: bool = False,
     ) -> Float[Array, "B T D"]:
         """All layers, from ids; arguments as in `fuse`."""
-        x = self.encode(ids, valid, causal=causal, mode=mode, train=train)
+        x = self.encode(ids, valid, causal=causal, mode=mode, slots=slots, train=train)
         if self._plain() == self.depth:
             return x
-        return self.fuse(x, valid, context, context_valid, causal=causal, mode=mode, train=train)
+        return self.fuse(x, valid, context, context_valid, causal=causal, mode=mode, slots=slots, train=train)
 
     def logits(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Of the words, from the last layer's states: float32; the output map is the token embedding."""
@@ -182,7 +194,13 @@ class WordTransform(nn.Module):
         return LayerNorm(self.eps, self.dtype, name="norm")(activation(self.act)(x))
 
 
-def self_mask(valid: Bool[AnyArray, "B T"], causal: bool) -> Bool[Array, "B 1 #T T"]:
-    """No token sees padding; with `causal` none sees those behind it either."""
+def self_mask(
+    valid: Bool[AnyArray, "B T"] | None, causal: bool, slots: Slots | None = None
+) -> Bool[Array, "B 1 #T T"] | None:
+    """No token sees padding; with `causal` none sees those behind it either. None where a cache is read."""
+    if slots is not None and slots.reads:
+        return None
+    if valid is None:
+        raise UserError("BERT: valid is None; it says which tokens are padding, unless a cache is read")
     seen = masks.padding(jnp.asarray(valid))
     return seen & masks.causal(valid.shape[1]) if causal else seen

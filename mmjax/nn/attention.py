@@ -1,5 +1,7 @@
 """Multi-head attention over one or two sequences."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from mmjax.core.errors import UserError
 from mmjax.core.sharding import constrain
+from mmjax.nn.cache import CACHE, CONTEXT, Slots, padded, seen, written
 from mmjax.nn.dense import BlockInit, Dense, Initializer, normal, normal_init
 from mmjax.nn.norm import LayerNorm
 from mmjax.nn.position import Rope, rotate
@@ -130,19 +133,31 @@ class MultiHeadAttention(nn.Module):
         bias: Float[Array, "#B #N #T #S"] | None = None,
         mask: Bool[Array, "#B #N #T #S"] | None = None,
         rope: Rope | None = None,
+        slots: Slots | None = None,
+        stored: bool = False,
         train: bool = False,
     ) -> Float[Array, "B T F"]:
         """Attends from x to `context` (default: x itself); `rope` rotates queries and keys by the same positions.
 
-        `kv`: keys and values float[B, S, K·H] that were projected elsewhere, in the place of a context; the module then
-        has no `k` and `v` (ALBEF's twin layers for NLVR2 share theirs).
+        Args:
+          x: float[B, T, D].
+          context: float[B, S, E].
+          kv: keys and values float[B, S, K·H] that were projected elsewhere, in the place of a context; the module then
+            has no `k` and `v` (ALBEF's twin layers for NLVR2 share theirs).
+          bias, mask: see `attend`.
+          rope: of x's positions.
+          slots: where keys and values are kept for later calls (nn/cache.py). Where they are read, S is the cache's,
+            and x's tokens see those before them unless `mask` says otherwise.
+          stored: attend to the context whose keys and values an earlier call has kept, under its mask; x may have g
+            rows for each of its rows (beams).
+          train: whether dropout draws.
         """
         B, T, D = x.shape
         N, K = self.heads, self.kv_heads or self.heads
         if (D % N and self.head_dim is None) or N % K:
             raise UserError(f"attention: {N} heads do not divide the width {D}, or {K} key heads do not divide {N}")
         H = self.head_dim or D // N
-        context = x if context is None else context
+        own, context = context is None and kv is None, x if context is None else context
 
         def dense(
             x: Array, features: int, axes: tuple[str, str], use_bias: bool, init: Initializer, name: str
@@ -152,21 +167,30 @@ class MultiHeadAttention(nn.Module):
 
             return by_segment(x, self.segments, make)
 
-        q = dense(x, N * H, ("embed", "heads"), self.q_bias, self.inits.qkv, "q")  # [B, T, N*H]
-        if kv is None:
-            k = dense(context, K * H, ("embed", "heads"), self.k_bias, self.inits.qkv, "k")  # [B, S, K*H]
-            v = dense(context, K * H, ("embed", "heads"), self.v_bias, self.inits.qkv, "v")
+        q = dense(x, N * H, ("embed", "heads"), self.q_bias, self.inits.qkv, "q").reshape(B, T, N, H)
+        k: Any
+        v: Any
+        if stored:
+            k, v = (self.get_variable(CACHE, f"{CONTEXT}_{name}") for name in "kv")
+            mask = self.get_variable(CACHE, f"{CONTEXT}_mask")
+            q = q.reshape(len(k), -1, N, H)  # rows of one context side by side, as more queries
         else:
-            k, v = kv
-        if self.bias_kv:
-            k, v = self._append(k, "bias_k"), self._append(v, "bias_v")
-            bias = None if bias is None else jnp.pad(bias, ((0, 0), (0, 0), (0, 0), (0, 1)))
-            mask = None if mask is None else jnp.pad(mask, ((0, 0), (0, 0), (0, 0), (0, 1)), constant_values=True)
-        q, k, v = q.reshape(B, T, N, H), k.reshape(B, -1, K, H), v.reshape(B, -1, K, H)
+            if kv is None:
+                k = dense(context, K * H, ("embed", "heads"), self.k_bias, self.inits.qkv, "k")  # [B, S, K*H]
+                v = dense(context, K * H, ("embed", "heads"), self.v_bias, self.inits.qkv, "v")
+            else:
+                k, v = kv
+            if self.bias_kv:
+                k, v = self._append(k, "bias_k"), self._append(v, "bias_v")
+                bias = None if bias is None else jnp.pad(bias, ((0, 0), (0, 0), (0, 0), (0, 1)))
+                mask = None if mask is None else jnp.pad(mask, ((0, 0), (0, 0), (0, 0), (0, 1)), constant_values=True)
+            k, v = k.reshape(len(k), -1, K, H), v.reshape(len(v), -1, K, H)
         # Where `tensor` does not divide the heads, all are whole on each device: a part of a head has no softmax.
         q, k, v = (constrain(x, "batch", None, "heads", None) for x in (q, k, v))
         if rope is not None:
             q, k = rotate(q, rope), rotate(k, rope)
+        if slots is not None and not stored:
+            k, v, mask = self._keep(k, v, mask, slots, own)
         drop = nn.Dropout(self.dropout, deterministic=not train, name="drop") if self.dropout else None
         scale = H**-0.5 if self.scale is None else self.scale
         y = attend(q, k, v, scale=scale, bias=bias, mask=mask, drop=drop, kernel=self.kernel)
@@ -174,6 +198,26 @@ class MultiHeadAttention(nn.Module):
         if (eps := self.inner_eps) is not None:
             y = by_segment(y, self.segments, lambda expert: LayerNorm(eps, self.dtype, name=f"norm_inner{expert}"))
         return dense(y, self.out_features or D, ("heads", "embed"), self.out_bias, self.inits.out, "out")
+
+    def _keep(
+        self, k: Array, v: Array, mask: Array | None, slots: Slots, own: bool
+    ) -> tuple[Array, Array, Array | None]:
+        """Keys and values into the cache; returns those to attend to, and their mask."""
+        if not own:
+            for name, value in {"k": k, "v": v, "mask": mask}.items():
+                if value is not None:
+                    self.put_variable(CACHE, f"{CONTEXT}_{name}", value)
+            return k, v, mask
+        if slots.size is not None:
+            self.put_variable(CACHE, "k", padded(k, slots.size))
+            self.put_variable(CACHE, "v", padded(v, slots.size))
+            return k, v, mask
+        length = k.shape[1]
+        k, v = (written(self.get_variable(CACHE, name), x, slots.start) for name, x in (("k", k), ("v", v)))
+        k, v = (constrain(x, "batch", None, "heads", None) for x in (k, v))
+        self.put_variable(CACHE, "k", k)
+        self.put_variable(CACHE, "v", v)
+        return k, v, seen(slots, length, k.shape[1]) if mask is None else mask
 
     def _append(self, x: Float[Array, "B S D"], name: str) -> Float[Array, "B S+1 D"]:
         extra = self.param(name, normal(x.shape[-1] ** -0.5), (x.shape[-1],), jnp.float32).astype(x.dtype)

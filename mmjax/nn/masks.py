@@ -43,6 +43,16 @@ def blocks(mask_ar: Bool[Array, "B S"] | Integer[Array, "B S"]) -> Bool[Array, "
     return block[:, None, None, :] <= block[:, None, :, None]
 
 
+def segments(number: Integer[Array, "B S"]) -> Bool[Array, "B 1 S S"]:
+    """Tokens see those of their own sample alone, where several samples stand in one row; `number` counts them.
+
+    Example:
+      >>> segments(jnp.array([[0, 0, 1]]))[0, 0].astype(int).tolist()
+      [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
+    """
+    return (number[:, :, None] == number[:, None, :])[:, None]
+
+
 def combine(*masks: Mask | None) -> Mask | None:
     """The conjunction of masks that broadcast against each other; None means no restriction."""
     given = [m for m in masks if m is not None]

@@ -1,5 +1,6 @@
 """Positions: fixed sine tables, rotary embedding, relative buckets and tables, and resizing of learned grids."""
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -52,13 +53,51 @@ class Rope:
     sin: Any
 
 
-def rope(positions: Integer[Array, "B T"] | Integer[Array, "B T R"], head_dim: int, theta: float = 10_000.0) -> Rope:
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """Slower rotations, for texts that are longer than those of the first training.
+
+    Attributes:
+      kind: "linear": all frequencies over `factor` (Chen et al. 2023); "llama3": those whose wave is longer than
+        length / low over `factor`, those shorter than length / high as they are, blended between (Llama 3.1).
+      low, high, length: of "llama3".
+    """
+
+    kind: str
+    factor: float
+    low: float = 1.0
+    high: float = 4.0
+    length: int = 8192
+
+    def __call__(self, frequencies: np.ndarray) -> np.ndarray:
+        """The scaled frequencies, radians a position.
+
+        Raises:
+          UserError: no such kind.
+        """
+        if self.kind == "linear":
+            return frequencies / self.factor
+        if self.kind != "llama3":
+            raise UserError(f"scaling of rotary positions {self.kind!r} does not exist; there are linear, llama3")
+        waves = self.length * frequencies / (2 * np.pi)  # of the first training's length
+        kept = np.clip((waves - self.low) / (self.high - self.low), 0.0, 1.0)
+        return kept * frequencies + (1 - kept) * frequencies / self.factor
+
+
+def rope(
+    positions: Integer[Array, "B T"] | Integer[Array, "B T R"],
+    head_dim: int,
+    theta: float = 10_000.0,
+    scaling: RopeScaling | None = None,
+) -> Rope:
     """Rotation angles `p θ^(-2i/d)` where d = head_dim / R is the width of a section.
 
     Args:
       positions: int[B, T]; or int[B, T, R]: the head is split into R sections, each rotated by its own position
         (ChatGLM: R = 2, position and block position).
       head_dim: H, divisible by 2R.
+      theta: θ, the base of the frequencies.
+      scaling: of the frequencies.
 
     Source: Su et al. 2021 (RoFormer), §3.2.2.
     """
@@ -66,7 +105,8 @@ def rope(positions: Integer[Array, "B T"] | Integer[Array, "B T R"], head_dim: i
     dim = head_dim // positions.shape[-1]
     if dim % 2 or dim * positions.shape[-1] != head_dim:
         raise UserError(f"rope: head_dim {head_dim} does not split into {positions.shape[-1]} sections of even width")
-    frequencies = jnp.asarray(theta ** (-np.arange(0, dim, 2) / dim), jnp.float32)
+    rates = theta ** (-np.arange(0, dim, 2) / dim)
+    frequencies = jnp.asarray(rates if scaling is None else scaling(rates), jnp.float32)
     angles = positions.astype(jnp.float32)[..., None] * frequencies[None, None, None, :]  # [B, T, R, h]
     return Rope(jnp.cos(angles), jnp.sin(angles))
 

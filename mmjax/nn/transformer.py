@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from mmjax.core.errors import UserError
 from mmjax.core.sharding import constrain
 from mmjax.nn.attention import MultiHeadAttention
+from mmjax.nn.cache import CACHE, Slots
 from mmjax.nn.dense import BlockInit, normal_init
 from mmjax.nn.mlp import Mlp
 from mmjax.nn.norm import norm
@@ -111,6 +112,8 @@ class Inputs:
       bias, mask: of self-attention, float and bool [B or 1, N or 1, T or 1, T]; True = attend.
       rope: positions of self-attention.
       context, context_mask: float[B, S, E] and bool[B or 1, N or 1, T or 1, S] of cross-attention; E may differ from D.
+      slots: where self-attention keeps its keys and values, and cross-attention its context's (nn/cache.py); where they
+        are read, no context is given.
       mode: which self-attention and which norm of it: "" is `attn` and `norm1`, "dec" is `attn_dec` and `norm1_dec`.
         Modes share everything else of a block (BLIP's encoder and decoder).
     """
@@ -121,6 +124,7 @@ class Inputs:
     rope: Any = None
     context: Any = None
     context_mask: Any = None
+    slots: Slots | None = None
     mode: str = struct.field(pytree_node=False, default="")
 
 
@@ -154,19 +158,20 @@ class Block(nn.Module):
         if layer.bias is not None:
             bias = layer.bias if bias is None else bias + layer.bias
 
+        reads = inputs.slots is not None and inputs.slots.reads
         mode = f"_{inputs.mode}" if inputs.mode else ""
         own = self.segments if s.separate else ()
 
         def attend(x: Array) -> Array:
             attention = self._attention(f"attn{mode}", bias_kv=s.bias_kv, segments=own)
-            return attention(x, bias=bias, mask=inputs.mask, rope=inputs.rope, train=self.train)
+            return attention(x, bias=bias, mask=inputs.mask, rope=inputs.rope, slots=inputs.slots, train=self.train)
 
         def cross(x: Array) -> Array:
-            context = inputs.context
+            context, kv, mask, slots = inputs.context, layer.context_kv, inputs.context_mask, inputs.slots
             if s.norm_context and context is not None:
                 context = norm(s.norm)(s.eps, s.dtype, name="norm_context")(context)
             attention = self._attention("cross")
-            return attention(x, context, kv=layer.context_kv, mask=inputs.context_mask, train=self.train)
+            return attention(x, context, kv=kv, mask=mask, slots=slots, stored=reads, train=self.train)
 
         def expert(name: str) -> Any:
             eps, dropout = s.eps if s.sub_norm else None, s.dropout if s.mlp_dropout is None else s.mlp_dropout
@@ -177,7 +182,7 @@ class Block(nn.Module):
         x = self._residual(x, attend, f"1{mode}", layer.drop_path, own)
         if s.mid_mlp:
             x = self._residual(x, expert("_mid"), "_mid", layer.drop_path, ())
-        if s.cross and (inputs.context is not None or layer.context_kv is not None):
+        if s.cross and (inputs.context is not None or layer.context_kv is not None or reads):
             x = self._residual(x, cross, "_cross", layer.drop_path, ())
         x = self._residual(x, lambda h: by_segment(h, self.segments, expert), "2", layer.drop_path, self.segments)
         return constrain(x, "batch", None, None)
@@ -276,7 +281,7 @@ class Transformer(nn.Module):
             return x
         body = nn.scan(
             lambda block, x, layer, inputs: (block(x, layer, inputs), None),
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, CACHE: 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(0, nn.broadcast),
             length=self.depth,

@@ -23,13 +23,35 @@ def run(*arguments: object) -> int:
     ("name", "outputs"),
     [("clip/hf_a", 23), ("clip/open_clip_a", 5), ("clip/openai_vit_a", 4), ("clip/openai_rn_a", 4),
      ("clip/open_clip_b", 62), ("clip/open_clip_c", 65), ("clip/open_clip_d", 101),
-     ("clip/tokenizer", 4), ("losses", 11), ("albef/pretrain_a", 49), ("albef/vqa_a", 7)],
+     ("clip/tokenizer", 4), ("losses", 11), ("generation_metrics", 33), ("albef/pretrain_a", 49),
+     ("albef/vqa_a", 7)],
 )  # fmt: skip
 def test_golden_fixtures(name: str, outputs: int, golden: pathlib.Path, tmp_path: pathlib.Path, capsys) -> None:
     assert run(golden / name, "--json", tmp_path / "results.json") == 0, capsys.readouterr().out
     results = json.loads((tmp_path / "results.json").read_text())
     assert len(results) == outputs and all(result["passed"] for result in results)
     assert f"{outputs} outputs, 0 failed" in capsys.readouterr().out
+
+
+def test_metrics_fixture_but_for_meteor(golden: pathlib.Path, capsys) -> None:
+    # METEOR's paraphrases come with its Java program alone: mmjax says that it does not compute it.
+    assert run(golden / "metrics") == 1
+    lines = capsys.readouterr().out.splitlines()
+    failed = [line for line in lines if line.startswith("FAIL")]
+    assert [line.split("caption_metrics/")[1].split(":")[0] for line in failed] == ["METEOR", "items/METEOR"]
+    assert sum(line.startswith("pass") for line in lines) == 35
+
+
+def test_a_wrong_score_or_an_unknown_one_of_a_table_fails(golden: pathlib.Path, tmp_path: pathlib.Path, capsys) -> None:
+    folder = shutil.copytree(golden / "metrics" / "a", tmp_path / "fixture")
+    table = json.loads((folder / "pope.json").read_text())
+    table["f1"] += 1e-3
+    table["items"][3]["parsed"] = "no" if table["items"][3]["parsed"] == "yes" else "yes"
+    table["items"][0]["mood"] = "good"
+    (folder / "pope.json").write_text(json.dumps(table))
+    assert run(folder) == 1
+    failed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("FAIL") and "pope" in line]
+    assert [line.split("pope/")[1].split(":")[0] for line in failed] == ["f1", "items/parsed", "items/mood"]
 
 
 @pytest.fixture

@@ -97,7 +97,6 @@ class SceneExample(Example, total=False):
     names: list[str]
     depth: np.ndarray  # int32[N], 0 = farthest
     background: str  # its colour
-    questions: list[tuple[str, str, str]]  # question, answer, kind
     referring: list[tuple[str, int]]  # expression, object
     conversation: list[tuple[str, str]]  # role, text
 

@@ -130,6 +130,29 @@ class SentencePiece:
         """Ids of a text without begin and end; spellings of special tokens in it are plain text."""
         return self._processor.encode(text)
 
+    def encode_more(self, text: str) -> list[int]:
+        """Ids of a text that continues another one: without the blank that the model puts before a text.
+
+        Raises:
+          UserError: the model's normalisation leaves nothing to tell where the text begins.
+        """
+        # A line break merges with nothing, so that what follows it is cut as in the middle of a text.
+        begin, ids = self._processor.encode("\n"), self._processor.encode("\n" + text)
+        if not begin or ids[: len(begin)] != begin:
+            raise UserError("this SentencePiece model takes line breaks away, and cannot be used for chats")
+        return ids[len(begin) :]
+
+    def special(self, token: str) -> int:
+        """The id of a token by its spelling, such as "</s>".
+
+        Raises:
+          UserError: there is none.
+        """
+        number = self._processor.piece_to_id(token)
+        if self._processor.id_to_piece(number) != token:
+            raise UserError(f"the SentencePiece model of {self.vocab_size} pieces has no token {token!r}")
+        return number
+
     def decode(self, ids: base.Ids) -> str:
         """Text of ids; begin, end and padding tokens vanish.
 

@@ -1,6 +1,7 @@
 """BERT's tokenizer, WordPiece on uncased texts (Devlin et al. 2019), with the begin tokens that BLIP adds to it."""
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from jaxtyping import Bool, Int32
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
 from mmjax.core.errors import UserError
+from mmjax.data import clean
 from mmjax.data.choices import choose
 from mmjax.data.tokenizers import base
 from mmjax.data.tokenizers.pair_merges import merge_pairs
@@ -23,9 +25,7 @@ DEC, ENC = "[DEC]", "[ENC]"
 """What BLIP puts in the place of [CLS] where the text model decodes, and where it sees the image."""
 MARK = "##"  # begins a piece that continues a word
 _LONGEST_WORD = 100
-# Marks that the captions' cleaning of ALBEF and BLIP takes away (and what stands there then).
-_DROPPED = {"albef": ",.'!?\"()*#:;~", "blip": '.!"()*#:;~'}
-CLEANS = ("none", *_DROPPED)
+CLEANS = ("none", "albef", "blip")
 
 
 def clean_caption(text: str, style: str, most_words: int | None = None) -> str:
@@ -44,16 +44,8 @@ def clean_caption(text: str, style: str, most_words: int | None = None) -> str:
     Source: the `pre_caption` of both releases.
     """
     choose("cleaning of captions", style, CLEANS)
-    if style != "none":
-        text = text.lower()
-        for mark in _DROPPED[style]:
-            text = text.replace(mark, "" if style == "albef" else " ")
-        if style == "albef":
-            text = text.replace("-", " ").replace("/", " ").replace("<person>", "person")
-        text = " ".join(text.split())
-    if most_words is not None:
-        text = " ".join(text.split(" ")[:most_words])
-    return text
+    words = sys.maxsize if most_words is None else most_words
+    return clean.first_words(text, words) if style == "none" else clean.CLEANERS[style](text, words)
 
 
 class WordPiece:

@@ -1,0 +1,251 @@
+"""What training reads of an example: an image and a text, a question and its answers, two images and a verdict.
+
+A task is a table row: it draws what is random of one example, and puts samples together into a batch. All that it
+draws comes from the generator that it is given, so that a batch is a function of seed and step alone.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+from mmjax.core.errors import BadExample, UserError
+from mmjax.core.padding import check_right_padded
+from mmjax.data.choices import choose
+
+Sample = dict[str, Any]
+Arrays = dict[str, np.ndarray]
+Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+
+class Make(NamedTuple):
+    """How a config makes the model's image of a picture, and a text of an example."""
+
+    image: Augment
+    text: Callable[[Mapping[str, Any], np.random.Generator], str]
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """What tasks need of a tokenizer."""
+
+    def batch(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
+        """ids int32[B, T] and valid bool[B, T]."""
+        ...
+
+
+@runtime_checkable
+class Task(Protocol):
+    """One kind of training data; a dataclass, whose fields are part of the state of a pipeline."""
+
+    def check(self, example: Mapping[str, Any], text: Any) -> None:
+        """Raises BadExample for an example that cannot be used; `text` is the config's choice of texts."""
+        ...
+
+    def sample(self, example: Mapping[str, Any], number: int, make: Make, rng: np.random.Generator) -> Sample:
+        """`image`, `text` and what else is drawn of one example."""
+        ...
+
+    def collate(self, samples: Sequence[Sample], tokenizer: Tokenizer, length: int) -> Arrays:
+        """What the batch has besides `image`, `ids`, `valid` and `index`."""
+        ...
+
+
+def one_picture(example: Mapping[str, Any], number: int, image: Augment, rng: np.random.Generator) -> np.ndarray:
+    """The picture of an example, augmented; of alternatives one is drawn.
+
+    Raises:
+      UserError: it has none.
+    """
+    images = example.get("images")
+    if images is None:
+        images = [example["image"]] if "image" in example else []
+    if not len(images):
+        raise UserError(f"example {example.get('key', number)!r} has no image; it has {sorted(example)}")
+    picked = images[int(len(images) * rng.random())] if len(images) > 1 else images[0]
+    return image(picked, rng)
+
+
+def tokens(tokenizer: Tokenizer, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
+    """ids int32[B, T] and valid bool[B, T]; UserError if they are not padded on the right."""
+    ids, valid = tokenizer.batch(list(texts), length)
+    check_right_padded(valid, f"{type(tokenizer).__name__}.batch")
+    return ids, valid
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """An image and one of its texts.
+
+    Attributes:
+      image_id: also give `image_id`, the picture's number: the example's own, or else its place in the sources. Pairs
+        of one picture are then positives of each other.
+    """
+
+    image_id: bool = False
+
+    def check(self, example: Mapping[str, Any], text: Any) -> None:
+        check = getattr(text, "check", None)
+        if check is not None:
+            check(example)
+
+    def sample(self, example: Mapping[str, Any], number: int, make: Make, rng: np.random.Generator) -> Sample:
+        sample = {"image": one_picture(example, number, make.image, rng), "text": make.text(example, rng)}
+        return {**sample, "image_id": int(example.get("image_id", number))} if self.image_id else sample
+
+    def collate(self, samples: Sequence[Sample], tokenizer: Tokenizer, length: int) -> Arrays:
+        return {"image_id": np.array([s["image_id"] for s in samples], np.int32)} if self.image_id else {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Captions(Pairs):
+    """An image and a text behind a prompt; `mask_loss` leaves the prompt, begin token included, out of the loss.
+
+    Attributes:
+      prompt: put before every text, as BLIP's "a picture of "; what of it becomes tokens is the same for all texts.
+    """
+
+    prompt: str = ""
+
+    def sample(self, example: Mapping[str, Any], number: int, make: Make, rng: np.random.Generator) -> Sample:
+        sample = super().sample(example, number, make, rng)
+        return {**sample, "text": self.prompt + sample["text"]}
+
+    def collate(self, samples: Sequence[Sample], tokenizer: Tokenizer, length: int) -> Arrays:
+        extra = super().collate(samples, tokenizer, length)
+        ids, valid = tokens(tokenizer, [sample["text"] for sample in samples], length)
+        (prompt,), (there,) = tokens(tokenizer, [self.prompt], length)
+        size = min(length, len(prompt))
+        # What the texts have in common with the prompt alone: its end token is not part of it.
+        same = (ids[:, :size] == prompt[None, :size]) & valid[:, :size] & there[None, :size]
+        begins = np.pad(np.cumprod(same, axis=1) > 0, ((0, 0), (0, ids.shape[1] - size)))
+        return {**extra, "mask_loss": valid & ~begins}
+
+
+@dataclasses.dataclass(frozen=True)
+class Questions:
+    """An image, one of its questions (the example's `questions`, or its `question`), and the answers to it.
+
+    Attributes:
+      answers: A, at most so many different answers, those that most annotators gave.
+      answer_length: tokens of an answer, L.
+      classes: names of a closed set of answers; then the batch has `target`, VQA's score of each, instead of answers.
+      weight: of the answer of a question that has one answer (ALBEF and BLIP give Visual Genome's 0.5 and 0.2). Of
+        several annotators, an answer's weight is the share of them that gave it.
+    """
+
+    answers: int = 1
+    answer_length: int = 8
+    classes: Sequence[str] = ()
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.answers < 1 or self.answer_length < 2 or not 0 < self.weight <= 1:
+            raise UserError(
+                f"task vqa: answers {self.answers}, answer_length {self.answer_length}, weight {self.weight}; valid: "
+                "1 answer up, 2 tokens up, a weight above 0 and up to 1"
+            )
+        object.__setattr__(self, "classes", tuple(self.classes))
+        if isinstance(self.classes, str) or len(set(self.classes)) != len(self.classes):
+            raise UserError("task vqa: classes must be a list of different answers")
+
+    def check(self, example: Mapping[str, Any], text: Any) -> None:
+        if not questions_of(example):
+            raise BadExample("empty caption", "no question with an answer", str(example.get("key", "")))
+
+    def sample(self, example: Mapping[str, Any], number: int, make: Make, rng: np.random.Generator) -> Sample:
+        picture, asked = one_picture(example, number, make.image, rng), questions_of(example)
+        question, answers = asked[int(len(asked) * rng.random())] if len(asked) > 1 else asked[0]
+        return {"image": picture, "text": question, "answers": answers}
+
+    def collate(self, samples: Sequence[Sample], tokenizer: Tokenizer, length: int) -> Arrays:
+        counted: list[Counter[str]] = [Counter(sample["answers"]) for sample in samples]
+        if self.classes:
+            place = {name: i for i, name in enumerate(self.classes)}
+            target = np.zeros((len(samples), len(place)), np.float32)
+            for row, counts in zip(target, counted, strict=True):
+                single = counts.total() == 1
+                for answer, count in counts.items():
+                    if answer in place:
+                        row[place[answer]] = self.weight if single else min(1.0, 0.3 * count)
+            return {"target": target}
+        texts, weight = [], np.zeros((len(samples), self.answers), np.float32)
+        for row, counts in zip(weight, counted, strict=True):
+            best = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[: self.answers]
+            single = counts.total() == 1
+            row[: len(best)] = [self.weight if single else count / counts.total() for _, count in best]
+            texts += [answer for answer, _ in best] + [""] * (self.answers - len(best))
+        ids, valid = tokens(tokenizer, texts, self.answer_length)
+        shape = (*weight.shape, ids.shape[1])  # [B * A, L] -> [B, A, L]
+        valid = valid.reshape(shape) & (weight > 0)[:, :, None]
+        return {"answer_ids": ids.reshape(shape), "answer_valid": valid, "answer_weight": weight}
+
+
+def questions_of(example: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """(question, answers of the annotators) of an example, those without an answer left out."""
+    if "question" in example:
+        given = example.get("answers", example.get("answer")) or []
+        found = [(example["question"], [given] if isinstance(given, str) else list(given))]
+    else:
+        rows = example.get("questions") or ()
+        found = [(row[0], [row[1]] if isinstance(row[1], str) else list(row[1])) for row in rows]
+    return [(question, answers) for question, answers in found if question and answers]
+
+
+@dataclasses.dataclass(frozen=True)
+class Labelled:
+    """One picture or several that belong together (`pictures` of an example), a statement, and its class.
+
+    Attributes:
+      images: pictures an example; more than one gives `image` uint8[B, I, Y, X, 3].
+    """
+
+    images: int = 1
+
+    def check(self, example: Mapping[str, Any], text: Any) -> None:
+        Pairs().check(example, text)
+        if self.images > 1 and len(example.get("pictures") or ()) != self.images:
+            found = len(example.get("pictures") or ())
+            raise UserError(f"example {example.get('key', '?')!r} has {found} `pictures`; the task needs {self.images}")
+        if "label" not in example:
+            raise UserError(f"example {example.get('key', '?')!r} has no `label`; it has {sorted(example)}")
+
+    def sample(self, example: Mapping[str, Any], number: int, make: Make, rng: np.random.Generator) -> Sample:
+        if self.images > 1:
+            picture = np.stack([make.image(each, rng) for each in example["pictures"]])
+        else:
+            picture = one_picture(example, number, make.image, rng)
+        return {"image": picture, "text": make.text(example, rng), "label": int(example["label"])}
+
+    def collate(self, samples: Sequence[Sample], tokenizer: Tokenizer, length: int) -> Arrays:
+        return {"label": np.array([sample["label"] for sample in samples], np.int32)}
+
+
+TASKS: dict[str, Callable[..., Task]] = {
+    "pairs": Pairs,
+    "caption": Captions,
+    "vqa": Questions,
+    "nlvr2": lambda: Labelled(images=2),
+    "entailment": Labelled,
+}
+_OPTIONS = {"pairs": ("image_id",), "caption": ("image_id", "prompt"),
+            "vqa": ("answers", "answer_length", "classes", "weight"), "nlvr2": (), "entailment": ()}  # fmt: skip
+
+
+def from_config(config: Mapping[str, Any] | None) -> Task:
+    """A task from `{"kind": "vqa", "answers": 1, …}`; without a kind, pairs.
+
+    Raises:
+      UserError: an unknown kind, option or value.
+
+    Example:
+      >>> from_config({"kind": "caption", "prompt": "a picture of "}).prompt
+      'a picture of '
+    """
+    options = dict(config or {})
+    kind = choose("config.data.task.kind", options.pop("kind", "pairs"), TASKS)
+    for name in options:
+        choose(f"option of the task {kind}", name, _OPTIONS[kind])
+    return TASKS[kind](**options)
