@@ -211,7 +211,7 @@ def make_evaluators(config: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str
 
 # Fields of a module that change how it runs or trains, not what it computes in evaluation.
 # Shapes tell these already; some may be left to a default, so that equal systems say them differently.
-_SHAPES = {"mlp_dim", "vocab", "length", "width", "depth", "layers", "patch_stride"}
+_SHAPES = {"cross_from", "lm_head", "types", "mlp_dim", "vocab", "length", "width", "depth", "layers", "patch_stride"}
 _FREE_FIELDS = {
     "name",
     "parent",
@@ -220,11 +220,31 @@ _FREE_FIELDS = {
     "remat",
     "attention",
     "dropout",
+    "attn_dropout",
     "drop_path",
     "patch_drop",
     "image_size",
 }
-_FREE_SYSTEM = {*_FREE_FIELDS, "loss", "loss_form", "loss_block", "scale_init", "scale_max", "bias_init"}
+_FREE_SYSTEM = {
+    *_FREE_FIELDS,
+    "queue",
+    "alpha",
+    "alpha_steps",
+    "temperature",
+    "bounds",
+    "mask_id",
+    "mask_rate",
+    "mlm",
+    "by_id",
+    "hard_negatives",
+    "classes",  # ALBEF
+    "loss",
+    "loss_form",
+    "loss_block",
+    "scale_init",
+    "scale_max",
+    "bias_init",
+}
 
 
 def check_same_computation(
