@@ -85,11 +85,16 @@ def check_vocabulary(config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
     vocab = int(_system_field(config, "txt", "vocab"))
     if tokenizer.vocab_size > vocab:
         raise UserError(f"config.system.txt.vocab = {vocab}, but the tokenizer has {tokenizer.vocab_size} ids")
+    system: Any = systems.build(config["system"])
+    mask_id, mask = getattr(system, "mask_id", None), getattr(tokenizer, "mask_id", None)
+    if mask_id is not None and getattr(system, "mlm", False) and mask_id != mask:
+        raise UserError(f"config.system.mask_id = {mask_id}, but the tokenizer's token for hidden words is {mask}")
 
 
 def text_length(config: Mapping[str, Any], overrides: Mapping[str, Any] = MappingProxyType({})) -> int:
     """Tokens per text: `config.data.text_length` (or a stage's), or as many as the system has positions."""
-    length, most = {**config["data"], **overrides}.get("text_length"), positions_length(config)
+    length = {**(config.get("data") or {}), **overrides}.get("text_length")
+    most = positions_length(config)
     if length is not None and not 1 <= length <= most:
         raise UserError(f"config.data.text_length = {length}; valid: 1 to {most}, the positions of config.system.txt")
     return most if length is None else length

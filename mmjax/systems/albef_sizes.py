@@ -63,7 +63,7 @@ def build(config: Mapping[str, Any]) -> nn.Module:
     if (size := config.pop("size", None)) is not None:
         base.check_choice("system albef: size", size, SIZES)
         config = base.override(SIZES[size], config)
-    task = config.get("task")
+    task = str(config.get("task"))
     base.check_choice("system albef: task", task, TASKS)
     keys, required = TASKS[task]
     base.check_keys(f"system albef, task {task}", config, _SHARED | keys, ("img", "txt", *required))
