@@ -29,6 +29,7 @@ NO_WEIGHTS = ("generation_metrics", "losses")
 OPENERS = {
     "albef": ("golden_albef", "open_albef"),
     "clip": ("golden_clip", "open_clip_model"),
+    "coca": ("golden_coca", "open_coca"),
     "generation_metrics": ("golden_metrics", "open_arrays"),
     "losses": ("golden_clip", "open_loss"),
     "metrics": ("golden_metrics", "open_arrays"),

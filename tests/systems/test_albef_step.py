@@ -1,6 +1,7 @@
 """ALBEF's step with teacher and queue on any mesh, and what its forms learn."""
 
 import functools
+import pathlib
 
 import jax
 import numpy as np
@@ -8,14 +9,17 @@ import optax
 import pytest
 
 from mmjax import main, systems
+from mmjax.core import config as configs
 from mmjax.core import sharding as shd
 from mmjax.core import trees
 from mmjax.core.errors import UserError
 from mmjax.core.types import total
+from mmjax.plan.step import abstract_mesh, abstract_step, use_mesh
 from mmjax.train.stage import Stage
 from mmjax.train.state import begin
 from mmjax.train.step import train_step
 
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs" / "albef"
 IMG = {"image_size": 16, "patch": 8, "width": 16, "depth": 1, "heads": 2}
 TXT = {"vocab": 32, "length": 8, "width": 16, "depth": 2, "heads": 2, "cross_from": 1}
 TINY = {"name": "albef", "task": "pretrain", "embed_dim": 8, "queue": 32, "mask_id": 4, "img": IMG, "txt": TXT,
@@ -144,3 +148,27 @@ def test_every_form_learns_eight_examples_by_heart():
             params, opt, value = step(params, opt)
             first = float(value) if first is None else first
         assert float(value) < 0.3 * first, (task, first, float(value))
+
+
+# Config -> parameters that train, and momentum copies of them (all but the matching head and the temperature).
+FORMS = {
+    "pretrain_4m": (209_937_725, 209_936_186),
+    "retrieval": (209_560_835, 209_559_296),
+    "vqa": (290_336_058, 290_336_058),
+    "nlvr2": (259_381_250, 259_381_250),
+    "ve": (209_758_467, 209_758_467),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "pretrain_4m" else pytest.mark.slow) for name in FORMS]
+)
+def test_the_step_of_the_papers_size_traces_for_eight_devices(name):
+    config = configs.plain(configs.load(CONFIGS / f"{name}.py", ["--config.mesh.fsdp=2"]))
+    mesh = abstract_mesh(config, 8)
+    with use_mesh(mesh):
+        step = abstract_step(config, "train", mesh)
+        after, metrics = step.trace().out_info
+    assert (trees.count(step.state.params), trees.count(step.state.teacher)) == FORMS[name]
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), step.state)
+    assert {"loss", "grad_norm"} <= set(metrics)
