@@ -35,10 +35,10 @@ OPERATIONS: dict[str, Callable[[Image.Image, float, np.random.Generator], Image.
     "equalize": lambda p, m, rng: ImageOps.equalize(p),
     "brightness": lambda p, m, rng: ImageEnhance.Brightness(p).enhance(1.8 * m + 0.1),
     "sharpness": lambda p, m, rng: ImageEnhance.Sharpness(p).enhance(1.8 * m + 0.1),
-    "shear_x": lambda p, m, rng: _affine(p, 1, _signed(0.3 * m, rng), 0, 0, 1, 0),
-    "shear_y": lambda p, m, rng: _affine(p, 1, 0, 0, _signed(0.3 * m, rng), 1, 0),
-    "translate_x": lambda p, m, rng: _affine(p, 1, 0, _signed(10 * m, rng), 0, 1, 0),
-    "translate_y": lambda p, m, rng: _affine(p, 1, 0, 0, 0, 1, _signed(10 * m, rng)),
+    "shear_x": lambda p, m, rng: _affine(p, 1.0, _signed(0.3 * m, rng), 0.0, 0.0, 1.0, 0.0),
+    "shear_y": lambda p, m, rng: _affine(p, 1.0, 0.0, 0.0, _signed(0.3 * m, rng), 1.0, 0.0),
+    "translate_x": lambda p, m, rng: _affine(p, 1.0, 0.0, _signed(10 * m, rng), 0.0, 1.0, 0.0),
+    "translate_y": lambda p, m, rng: _affine(p, 1.0, 0.0, 0.0, 0.0, 1.0, _signed(10 * m, rng)),
     "rotate": lambda p, m, rng: _rotate(p, _signed(30 * m, rng)),
 }
 

@@ -12,13 +12,14 @@ RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(40, 200, (24, 32, 3)).astype(np.uint8)
 
 
-class Fixed:
+class Fixed(np.random.Generator):
     """A generator that always gives one number."""
 
     def __init__(self, value):
+        super().__init__(np.random.PCG64(0))
         self.value = value
 
-    def random(self):
+    def random(self, *args, **kwargs):
         return self.value
 
 
