@@ -5,10 +5,25 @@ from typing import Any
 import flax.linen as nn
 
 from mmjax.core.errors import UserError
-from mmjax.systems import albef_sizes, base, clip, coca
+from mmjax.systems import albef_sizes, base, beit3, clip, coca, vlmo, vqkd
 
-BUILDERS = {"albef": albef_sizes.build, "clip": clip.build, "coca": coca.build}
-SIZES = {"albef": albef_sizes.SIZES, "clip": clip.SIZES, "coca": coca.SIZES}
+BUILDERS = {
+    "albef": albef_sizes.build,
+    "beit3": beit3.build,
+    "clip": clip.build,
+    "coca": coca.build,
+    "vlmo": vlmo.build,
+    "vqkd": vqkd.build,
+}
+SIZES = {
+    "albef": albef_sizes.SIZES,
+    "beit3": beit3.SIZES,
+    "clip": clip.SIZES,
+    "coca": coca.SIZES,
+    "vlmo": vlmo.SIZES,
+    "vqkd": vqkd.SIZES,
+}
+WITHOUT_TEXT = ("vqkd",)  # they read images alone
 
 
 def build(config: Any) -> nn.Module:
