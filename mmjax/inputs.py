@@ -29,6 +29,7 @@ from mmjax.data.pipeline import Pipeline
 from mmjax.data.prefetch import DevicePrefetch, prefetch_to_device
 from mmjax.data.sources import open_source
 from mmjax.data.tokenizers import TRAINABLE, SentencePiece, Tokenizer, WordPiece, load_tokenizer, open_tokenizer
+from mmjax.decoders.settings import Settings
 from mmjax.evals.base import Evaluator, Tools
 from mmjax.evals.build import build_evaluator
 
@@ -82,27 +83,40 @@ def make_tokenizer(config: Mapping[str, Any], saved: pathlib.Path | None) -> Tok
 
 def check_vocabulary(config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
     """Raises UserError if the tokenizer has ids that the system's embedding lacks: they would read other rows."""
+    if not _has_texts(config):
+        return
     vocab = int(_system_field(config, "txt", "vocab"))
     if tokenizer.vocab_size > vocab:
         raise UserError(f"config.system.txt.vocab = {vocab}, but the tokenizer has {tokenizer.vocab_size} ids")
+    system: Any = systems.build(config["system"])
+    mask_id, mask = getattr(system, "mask_id", None), getattr(tokenizer, "mask_id", None)
+    if mask_id is not None and getattr(system, "mlm", False) and mask_id != mask:
+        raise UserError(f"config.system.mask_id = {mask_id}, but the tokenizer's token for hidden words is {mask}")
 
 
 def text_length(config: Mapping[str, Any], overrides: Mapping[str, Any] = MappingProxyType({})) -> int:
     """Tokens per text: `config.data.text_length` (or a stage's), or as many as the system has positions."""
-    length, most = {**config["data"], **overrides}.get("text_length"), positions_length(config)
+    length = {**(config.get("data") or {}), **overrides}.get("text_length")
+    most = positions_length(config)
     if length is not None and not 1 <= length <= most:
         raise UserError(f"config.data.text_length = {length}; valid: 1 to {most}, the positions of config.system.txt")
     return most if length is None else length
 
 
 def positions_length(config: Mapping[str, Any]) -> int:
-    """Tokens that a text of the system may have."""
+    """Tokens that a text of the system may have: begin and end alone, where it reads none."""
+    if not _has_texts(config):
+        return 2
     return int(_system_field(config, "txt", "length"))
 
 
 def image_size(config: Mapping[str, Any]) -> int:
     """Side of the images in pixels: the system's."""
     return int(_system_field(config, "img", "image_size"))
+
+
+def _has_texts(config: Mapping[str, Any]) -> bool:
+    return config["system"].get("name") not in systems.WITHOUT_TEXT
 
 
 def _system_field(config: Mapping[str, Any], tower: str, field: str, default: Any = None) -> Any:
@@ -151,11 +165,13 @@ def make_pipeline(
     data = data_of(config, overrides)
     buckets = tuple(data.get("text_buckets") or ())
     if buckets and (
-        not _system_field(config, "txt", "causal", True) or _system_field(config, "txt", "pool", "end") != "end"
+        not _system_field(config, "txt", "causal", True)
+        or _system_field(config, "txt", "pool", "end") not in ("end", "cls")
+        or _system_field(config, "txt", "cls_shift", False)
     ):
         raise UserError(
             "config.data.text_buckets: the text tower of config.system reads padding (it is not causal, or its pool is "
-            "not 'end'), so that cutting it off would change the features; leave text_buckets out"
+            "'last', or has cls_shift), so that cutting it off would change the features; leave text_buckets out"
         )
     specs = data["train"]
     weights = dict(specs) if isinstance(specs, Mapping) else None
@@ -197,7 +213,25 @@ def make_tools(config: Mapping[str, Any], tokenizer: Tokenizer) -> Tools:
     settings = config["data"].get("eval_image") or {}
     check_keys("config.data.eval_image", settings, tuple(f.name for f in dataclasses.fields(Preprocess)))
     preprocess: Callable = Preprocess(**{**settings, "size": image_size(config)})
-    return Tools(open_source, preprocess, functools.partial(tokenizer.batch, length=length), unusable=(BadExample,))
+    return Tools(
+        open_source,
+        preprocess,
+        functools.partial(tokenizer.batch, length=length),
+        unusable=(BadExample,),
+        decode=tokenizer.decode,
+        settings=generation_settings,
+    )
+
+
+def generation_settings(options: Mapping[str, Any]) -> Settings:
+    """Settings of generation from a config's mapping.
+
+    Raises:
+      UserError: an unknown or impossible setting.
+    """
+    check_keys("settings of generation", options, tuple(field.name for field in dataclasses.fields(Settings)))
+    given: dict[str, Any] = {key: tuple(value) if key == "end_ids" else value for key, value in options.items()}
+    return Settings(**given)
 
 
 def make_evaluators(config: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, Evaluator]:
@@ -211,7 +245,7 @@ def make_evaluators(config: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str
 
 # Fields of a module that change how it runs or trains, not what it computes in evaluation.
 # Shapes tell these already; some may be left to a default, so that equal systems say them differently.
-_SHAPES = {"mlp_dim", "vocab", "length", "width", "depth", "layers", "patch_stride"}
+_SHAPES = {"cross_from", "lm_head", "types", "mlp_dim", "vocab", "length", "width", "depth", "layers", "patch_stride"}
 _FREE_FIELDS = {
     "name",
     "parent",
@@ -220,11 +254,18 @@ _FREE_FIELDS = {
     "remat",
     "attention",
     "dropout",
+    "attn_dropout",
     "drop_path",
     "patch_drop",
     "image_size",
 }
 _FREE_SYSTEM = {*_FREE_FIELDS, "loss", "loss_form", "loss_block", "scale_init", "scale_max", "bias_init"}
+# CoCa's: weights and targets of its losses, what a caption begins and ends with, a classifier over the same features.
+_FREE_SYSTEM |= {"con_weight", "cap_weight", "ignore_id", "begin_id", "end_ids"}
+_FREE_SYSTEM |= {"classes", "class_of", "class_loss", "images"}
+# ALBEF's: what its losses weigh and draw.
+_FREE_SYSTEM |= {"queue", "alpha", "alpha_steps", "temperature", "bounds", "mask_id", "mask_rate", "mlm", "by_id"}
+_FREE_SYSTEM |= {"hard_negatives"}
 
 
 def check_same_computation(
@@ -236,13 +277,14 @@ def check_same_computation(
       path: of the checkpoint, for the message.
       found: the checkpoint's system mapping.
       wanted: the config's.
-      parts: what of them is compared: the towers "img" and "txt", and "" for what belongs to neither.
+      parts: what of them is compared: towers such as "img" and "txt", or "" for everything.
     """
     plain = {"dtype": "float32", "scan": False}
     theirs, ours = (systems.build({**models.spelled_out(each), **plain}) for each in (found, wanted))
-    pairs = [("", theirs, ours, _FREE_SYSTEM)] if "" in parts else []
-    towers = [tower for tower in ("img", "txt") if tower in parts]
-    pairs += [(f"{tower}.", getattr(theirs, tower), getattr(ours, tower), _FREE_FIELDS) for tower in towers]
+    pairs: list[tuple[str, Any, Any, set[str]]] = [("", theirs, ours, _FREE_SYSTEM)] if "" in parts else []
+    modules = [field.name for field in dataclasses.fields(ours) if isinstance(getattr(ours, field.name), nn.Module)]
+    towers = [tower for tower in modules if tower in parts or "" in parts]
+    pairs += [(f"{tower}.", getattr(theirs, tower, None), getattr(ours, tower), _FREE_FIELDS) for tower in towers]
     differ = []
     for prefix, one, other, free in pairs:
         if type(one) is not type(other):

@@ -29,7 +29,8 @@ def write(directory: pathlib.Path, model: Model, layout: str, tokenizer: str | N
 def text(model: Model, layout: str, tokenizer: str | None) -> str:
     """The card as Markdown."""
     config = model.config or {}
-    title = str(config.get("title") or f"{'SigLIP' if is_siglip(model.system) else 'CLIP'}, exported by mmjax")
+    kind = "SigLIP" if is_siglip(model.system) else {"clip": "CLIP"}.get(name := model.system["name"], name.upper())
+    title = str(config.get("title") or f"{kind}, exported by mmjax")
     parts = [
         _front(model),
         f"# {title}",

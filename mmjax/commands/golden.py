@@ -27,6 +27,8 @@ NO_WEIGHTS = ("generation_metrics", "losses")
 # System of a fixture -> module of this folder and its function, which opens a fixture and returns its runner. By name:
 # a fixture of one system does not import the others.
 OPENERS = {
+    "albef": ("golden_albef", "open_albef"),
+    "beit3": ("golden_multiway", "open_beit3"),
     "clip_vit_l": ("golden_llava", "open_tower"),
     "llama": ("golden_llava", "open_language"),
     "llava1": ("golden_llava", "open_llava"),
@@ -40,6 +42,8 @@ OPENERS = {
     "losses": ("golden_clip", "open_loss"),
     "metrics": ("golden_metrics", "open_arrays"),
     "siglip": ("golden_clip", "open_clip_model"),
+    "vlmo": ("golden_multiway", "open_vlmo"),
+    "vqkd": ("golden_multiway", "open_vqkd"),
 }
 # System of a fixture whose cases stand in files of their own -> module and function: (folder, task) -> output ->
 # (our values, the reference's), one for each case.

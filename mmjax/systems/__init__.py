@@ -5,10 +5,29 @@ from typing import Any
 import flax.linen as nn
 
 from mmjax.core.errors import UserError
-from mmjax.systems import base, clip, coca, language, llava
+from mmjax.systems import albef_sizes, base, beit3, clip, coca, language, llava, vlmo, vqkd
 
-BUILDERS = {"clip": clip.build, "coca": coca.build, "language": language.build, "llava": llava.build}
-SIZES = {"clip": clip.SIZES, "coca": coca.SIZES, "language": language.LANGUAGE_SIZES, "llava": llava.SIZES}
+BUILDERS = {
+    "albef": albef_sizes.build,
+    "beit3": beit3.build,
+    "clip": clip.build,
+    "coca": coca.build,
+    "language": language.build,
+    "llava": llava.build,
+    "vlmo": vlmo.build,
+    "vqkd": vqkd.build,
+}
+SIZES = {
+    "albef": albef_sizes.SIZES,
+    "beit3": beit3.SIZES,
+    "clip": clip.SIZES,
+    "coca": coca.SIZES,
+    "language": language.LANGUAGE_SIZES,
+    "llava": llava.SIZES,
+    "vlmo": vlmo.SIZES,
+    "vqkd": vqkd.SIZES,
+}
+WITHOUT_TEXT = ("vqkd",)  # they read images alone
 
 
 def build(config: Any) -> nn.Module:

@@ -49,6 +49,13 @@ txt:
   causal (default true), mask_padding (default false), pool ("end" (default: the end token), "last" or "cls"),
   cls_shift (default false), layer_scale (default null)
 
+BERT, the text towers of name "albef" (systems/albef_sizes.py):
+  vocab *, length * (positions), width *, depth *, heads *
+  mlp_dim (default 4 * width), act (default "gelu"), eps (default 1e-12), types (rows of token types, default 2)
+  cross_from   first layer with cross-attention, default null: none
+  lm_head      a head for words, default false but where the task needs it
+  dropout, attn_dropout (default 0), scan, remat, attention
+
 name "language": llm *, end_ids (default [2]), dtype, scan, remat, attention; size: one of decoders/llama.SIZES
 
 name "llava":
@@ -76,6 +83,7 @@ import jax.numpy as jnp
 
 from mmjax.core.errors import UserError
 from mmjax.core.precision import compute_dtype
+from mmjax.encoders.bert import Bert
 from mmjax.encoders.resnet import ModifiedResNet
 from mmjax.encoders.text import POOLS as TEXT_POOLS
 from mmjax.encoders.text import TextTransformer
@@ -84,15 +92,24 @@ from mmjax.nn.attention import KERNELS
 from mmjax.nn.mlp import ACTIVATIONS
 from mmjax.nn.transformer import REMAT
 
-_SHARED = {"scan", "remat", "attention"}
+SHARED = {"dtype", "scan", "remat", "attention"}
+"""Keys of `shared_options`."""
+_SHARED = SHARED - {"dtype"}
 _VIT = {"kind", "image_size", "patch", "width", "depth", "heads", "mlp_dim", "act", "eps", "patch_bias", "patch_stride",
         "cls", "pool", "norm_pre", "norm_post", "q_bias", "k_bias", "v_bias", "out_bias", "layer_scale", "drop_path",
         "dropout", "patch_drop", "crop_edge", "taps", *_SHARED}  # fmt: skip
 _RESNET = {"kind", "image_size", "layers", "width", "heads", "remat"}
 _TEXT = {"vocab", "length", "width", "depth", "heads", "mlp_dim", "act", "eps", "dropout", "causal", "mask_padding",
          "pool", "cls_shift", "layer_scale", *_SHARED}  # fmt: skip
+_BERT = {"vocab", "length", "width", "depth", "heads", "mlp_dim", "act", "eps", "types", "cross_from", "lm_head",
+         "dropout", "attn_dropout", *_SHARED}  # fmt: skip
 _CHOICES = {"act": tuple(ACTIVATIONS), "remat": tuple(REMAT), "norm_post": POSTS, "attention": KERNELS}
 _POOLS = {True: TEXT_POOLS, False: POOLS}  # whether it is the text tower
+
+
+def grown(value: float, steps: int, done: Any) -> Any:
+    """A weight that grows linearly from 0 over its first `steps` steps; `done`: steps so far, None: all of them."""
+    return value if done is None or not steps else value * jnp.minimum(1.0, done / steps)
 
 
 def example(rows: int, image_size: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -156,17 +173,17 @@ def _check_tower(where: str, config: Mapping[str, Any], valid: Collection[str], 
     for key, choices in {**_CHOICES, "pool": _POOLS["vocab" in valid]}.items():
         if key in config:
             check_choice(f"{where}: {key}", config[key], choices)
-    _check_values(where, config)
+    check_values(where, config)
     width, heads = config["width"], config.get("heads")
     if config.get("kind") != "resnet" and width % heads:
         raise UserError(f"{where}: {heads} heads do not divide the width {width}")
 
 
 _COUNTS = ("image_size", "patch", "patch_stride", "width", "depth", "heads", "mlp_dim", "vocab", "length")
-_RATES = ("dropout", "drop_path", "patch_drop")
+_RATES = ("dropout", "attn_dropout", "drop_path", "patch_drop")
 
 
-def _check_values(where: str, config: Mapping[str, Any]) -> None:
+def check_values(where: str, config: Mapping[str, Any]) -> None:
     """Raises UserError for counts that are no positive whole numbers, and rates and eps out of range."""
     for key in (key for key in _COUNTS if config.get(key) is not None):
         value = config[key]
@@ -213,3 +230,13 @@ def text_tower(where: str, config: Mapping[str, Any], **shared: Any) -> TextTran
     """
     _check_tower(where, config, _TEXT, ("vocab", "length", "width", "depth", "heads"))
     return TextTransformer(**{**shared, **config})
+
+
+def bert_tower(where: str, config: Mapping[str, Any], **shared: Any) -> Bert:
+    """BERT from its keys (see the top of this file).
+
+    Raises:
+      UserError: unknown or missing keys, or values that do not exist.
+    """
+    _check_tower(where, config, _BERT, ("vocab", "length", "width", "depth", "heads"))
+    return Bert(**{**shared, **config})

@@ -31,21 +31,22 @@ def learning_rate(stage: Stage) -> optax.Schedule:
     return optax.join_schedules([optax.linear_schedule(0.0, stage.lr, stage.warmup), after], [stage.warmup])
 
 
-def decay_mask(params: Mapping, no_decay: tuple[str, ...] = ()) -> trees.Tree:
+def decay_mask(params: Mapping, no_decay: tuple[str, ...] = (), also_decay: tuple[str, ...] = ()) -> trees.Tree:
     """True for the parameters that weight decay shrinks: gains, biases and scalars are left alone.
 
     A scanned stack stores its layers on a leading axis, which does not make a bias a matrix.
     """
     flat = trees.flatten(params)
     names = {path: _unrolled(path, leaf) for path, leaf in flat.items()}
-    trees.check_patterns([name for group in names.values() for name in group], no_decay, "no_decay")
+    for patterns, what in ((no_decay, "no_decay"), (also_decay, "also_decay")):
+        trees.check_patterns([name for group in names.values() for name in group], patterns, what)
     mask = {}
     for path, leaf in flat.items():
         matrix = leaf.ndim - bool(_SCANNED.search(path)) >= 2
         spared = {trees.matches(name, no_decay) for name in names[path]}
         if matrix and len(spared) > 1:
             raise UserError(f"no_decay {list(no_decay)} names some layers of the scanned {path}: name all or none")
-        mask[path] = matrix and not spared.pop()
+        mask[path] = (matrix or any(trees.matches(name, also_decay) for name in names[path])) and not spared.pop()
     return trees.unflatten(mask)
 
 
@@ -106,20 +107,39 @@ def _below_top(path: str, depth: Mapping[str, int]) -> int:
 def make_optimizer(stage: Stage, params: Mapping, whole: Mapping | None = None) -> optax.GradientTransformation:
     """The stage's optimizer for its trainable parameters (abstract ones will do).
 
-    Lion follows Chen et al. 2023 (arXiv:2302.06675), AdamW Loshchilov & Hutter 2019; decay is decoupled in both and
-    multiplied by the scheduled rate. `whole`: see `rate_factors`.
+    Lion follows Chen et al. 2023 (arXiv:2302.06675), AdamW Loshchilov & Hutter 2019, Adafactor `_adafactor`; decay is
+    decoupled in all and multiplied by the scheduled rate. `whole`: see `rate_factors`.
     """
     factors = rate_factors(params, stage, whole)
     parts = [optax.clip_by_global_norm(stage.clip)] if stage.clip else []
     if stage.optimizer == "lion":
         parts.append(optax.scale_by_lion(stage.b1, stage.b2))
+    elif stage.optimizer == "adafactor":
+        parts += _adafactor(stage)
     else:
         parts.append(optax.scale_by_adam(stage.b1, stage.b2, stage.eps))
     if stage.weight_decay:
-        parts.append(optax.add_decayed_weights(stage.weight_decay, decay_mask(params, stage.no_decay)))
+        parts.append(
+            optax.add_decayed_weights(stage.weight_decay, decay_mask(params, stage.no_decay, stage.also_decay))
+        )
     if any(np.any(np.asarray(f) != 1.0) for f in jax.tree.leaves(factors)):
         parts.append(optax.stateless(lambda updates, _: jax.tree.map(_times, updates, factors)))
     return optax.chain(*parts, optax.scale_by_learning_rate(learning_rate(stage)))
+
+
+def _adafactor(stage: Stage) -> list[optax.GradientTransformation]:
+    """Adafactor as vision transformers are trained with it (Zhai et al. 2022, "Scaling Vision Transformers", §3.2).
+
+    The second moment of a matrix with two axes of 128 or more is the product of its rows' and columns' means; it decays
+    at 1 - t^-0.8 (Shazeer & Stern 2018, §7.2), but never slower than `b2`. Updates of a root mean square above 1 are
+    scaled down to it; a momentum of `b1` follows, if it is not 0. There is no scaling by the size of a parameter.
+    """
+
+    def decay(step: jax.Array, exponent: Any) -> jax.Array:
+        return jnp.minimum(1.0 - (step + 1.0) ** -exponent, stage.b2)
+
+    parts = [optax.scale_by_factored_rms(decay_rate=0.8, decay_rate_fn=decay), optax.clip_by_block_rms(1.0)]
+    return [*parts, optax.ema(stage.b1, debias=False)] if stage.b1 else parts
 
 
 def _times(update: jax.Array, factor: Any) -> jax.Array:

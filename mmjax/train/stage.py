@@ -18,11 +18,11 @@ class Stage:
       lr: peak learning rate.
       train: patterns of the parameters that train; the others get no gradient and no optimizer state. A batch norm
         whose parameters do not train keeps its running statistics, too.
-      optimizer: "adamw" or "lion".
+      optimizer: "adamw", "lion" or "adafactor" (factored second moments: their memory is that of rows and columns).
       schedule: "cosine", "linear" or "constant", after a linear warm-up from 0 over `warmup` steps; `end_lr` is
         reached when all steps are done.
       weight_decay: decoupled (not multiplied into the gradient), on arrays of two or more axes (a scanned layer axis
-        not counted), less those that `no_decay` names.
+        not counted), less those that `no_decay` names and with those that `also_decay` does (BLIP: everything).
       clip: maximum global gradient norm; 0 switches clipping off.
       lr_scale: (pattern, factor) pairs; the first match multiplies the learning rate of a parameter. A scanned stack's
         layers are named as in a loop, block_{i}/….
@@ -45,6 +45,7 @@ class Stage:
     eps: float = 1e-8
     weight_decay: float = 0.0
     no_decay: tuple[str, ...] = ()
+    also_decay: tuple[str, ...] = ()
     clip: float = 0.0
     lr_scale: tuple[tuple[str, float], ...] = ()
     layer_decay: float = 1.0
@@ -55,7 +56,7 @@ class Stage:
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        choices = {"optimizer": ("adamw", "lion"), "schedule": ("cosine", "linear", "constant"),
+        choices = {"optimizer": ("adamw", "lion", "adafactor"), "schedule": ("cosine", "linear", "constant"),
                    "evaluate": ("student", "teacher")}  # fmt: skip
         for key, valid in choices.items():
             if getattr(self, key) not in valid:
