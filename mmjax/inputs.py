@@ -29,6 +29,7 @@ from mmjax.data.pipeline import Pipeline
 from mmjax.data.prefetch import DevicePrefetch, prefetch_to_device
 from mmjax.data.sources import open_source
 from mmjax.data.tokenizers import TRAINABLE, SentencePiece, Tokenizer, WordPiece, load_tokenizer, open_tokenizer
+from mmjax.data.tokenizers.wordpiece import DEC, ENC
 from mmjax.evals.base import Evaluator, Tools
 from mmjax.evals.build import build_evaluator
 
@@ -85,6 +86,10 @@ def check_vocabulary(config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
     vocab = int(_system_field(config, "txt", "vocab"))
     if tokenizer.vocab_size > vocab:
         raise UserError(f"config.system.txt.vocab = {vocab}, but the tokenizer has {tokenizer.vocab_size} ids")
+    for key, token in {"dec_id": DEC, "enc_id": ENC}.items():
+        given = config["system"].get(key)
+        if given is not None and isinstance(tokenizer, WordPiece) and tokenizer.special(token) != given:
+            raise UserError(f"config.system.{key} = {given}, but the tokenizer's {token} is {tokenizer.special(token)}")
 
 
 def text_length(config: Mapping[str, Any], overrides: Mapping[str, Any] = MappingProxyType({})) -> int:

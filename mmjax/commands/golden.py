@@ -28,6 +28,7 @@ NO_WEIGHTS = ("generation_metrics", "losses")
 # a fixture of one system does not import the others.
 OPENERS = {
     "albef": ("golden_albef", "open_albef"),
+    "blip": ("golden_blip", "open_model"),
     "clip": ("golden_clip", "open_clip_model"),
     "generation_metrics": ("golden_metrics", "open_arrays"),
     "losses": ("golden_clip", "open_loss"),

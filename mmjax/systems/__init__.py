@@ -5,10 +5,10 @@ from typing import Any
 import flax.linen as nn
 
 from mmjax.core.errors import UserError
-from mmjax.systems import albef_sizes, base, clip, coca
+from mmjax.systems import albef_sizes, base, blip_sizes, clip, coca
 
-BUILDERS = {"albef": albef_sizes.build, "clip": clip.build, "coca": coca.build}
-SIZES = {"albef": albef_sizes.SIZES, "clip": clip.SIZES, "coca": coca.SIZES}
+BUILDERS = {"albef": albef_sizes.build, "blip": blip_sizes.build, "clip": clip.build, "coca": coca.build}
+SIZES = {"albef": albef_sizes.SIZES, "blip": blip_sizes.SIZES, "clip": clip.SIZES, "coca": coca.SIZES}
 
 
 def build(config: Any) -> nn.Module:
