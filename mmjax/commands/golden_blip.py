@@ -91,7 +91,9 @@ class BlipRunner:
 
         def compute(model: Any, image: Any, ids: Any, valid: Any, answers: Any, seen: Any) -> dict[str, Any]:
             states = model.question_states({"image": image, "ids": ids, "valid": valid})
-            logits = model.answer_logits(states, valid, answers[:, None], seen[:, None])[:, 0]
+            # The library's cross-attention drops its mask: a question's padding is seen by the answers.
+            every = jnp.ones(valid.shape, bool)
+            logits = model.answer_logits(states, every, answers[:, None], seen[:, None])[:, 0]
             loss = next_token(logits, jnp.maximum(labels, 0), labels != IGNORED, smoothing=model.smoothing)
             return {"loss": loss.mean, "question_states": states, "answer_logits": logits}
 
@@ -107,7 +109,9 @@ class BlipRunner:
 
         Its beam search takes the padding id 0 as unset and fills with the end token.
         """
-        words = self.about[task]["description"]
+        # A task that is "the same with beam search" leaves the lengths to the one before it.
+        others = [about["description"] for name, about in self.about.items() if name.startswith("generate")]
+        words = " ".join([self.about[task]["description"], *others])
         beams = re.search(r"beam(\d+)", task)
         how = Settings(
             beams=int(beams[1]) if beams else 1, max_length=_number(words, "max_length"),
