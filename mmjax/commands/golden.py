@@ -30,6 +30,7 @@ OPENERS = {
     "albef": ("golden_albef", "open_albef"),
     "blip": ("golden_blip", "open_model"),
     "clip": ("golden_clip", "open_clip_model"),
+    "coca": ("golden_coca", "open_coca"),
     "generation_metrics": ("golden_metrics", "open_arrays"),
     "losses": ("golden_clip", "open_loss"),
     "metrics": ("golden_metrics", "open_arrays"),

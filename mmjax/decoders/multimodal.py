@@ -6,6 +6,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from mmjax.nn import masks
+from mmjax.nn.cache import Slots
 from mmjax.nn.dense import BlockInit, Dense, clip_text_init, normal
 from mmjax.nn.norm import LayerNorm
 from mmjax.nn.transformer import BlockSpec, Inputs, Transformer
@@ -63,10 +64,23 @@ class MultimodalDecoder(nn.Module):
         self.head = Dense(self.vocab, ("embed", "vocab"), False, normal(self.width**-0.5), dtype=self.dtype)
 
     def __call__(
-        self, x: Float[Array, "B T D"], context: Float[Array, "B S E"], *, train: bool = False
+        self,
+        x: Float[Array, "B T D"],
+        context: Float[Array, "B S E"] | None,
+        *,
+        slots: Slots | None = None,
+        train: bool = False,
     ) -> Float[Array, "B T D"]:
-        """States after the final norm, each of which has seen the text up to its place and the whole image."""
-        inputs = Inputs(mask=masks.causal(x.shape[1]), context=context)
+        """States after the final norm, each of which has seen the text up to its place and the whole image.
+
+        Args:
+          x: states of the lower half.
+          context: image tokens; None where slots are read.
+          slots: where keys and values are kept for later calls (nn/cache.py).
+          train: whether dropout draws.
+        """
+        reads = slots is not None and slots.reads
+        inputs = Inputs(mask=None if reads else masks.causal(x.shape[1]), context=context, slots=slots)
         return self.norm_final(self.transformer(x, inputs, train=train))
 
     def logits(self, states: Float[Array, "B T D"]) -> Float[Array, "B T V"]:

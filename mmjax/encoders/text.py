@@ -14,6 +14,7 @@ from mmjax.core.errors import UserError
 from mmjax.core.padding import check_right_padded
 from mmjax.core.sharding import constrain
 from mmjax.nn import masks
+from mmjax.nn.cache import Slots
 from mmjax.nn.dense import BlockInit, Embed, clip_text_init, normal
 from mmjax.nn.norm import LayerNorm
 from mmjax.nn.patch import AnyArray
@@ -79,9 +80,21 @@ class TextTransformer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, ids: Integer[AnyArray, "B T"], valid: Bool[AnyArray, "B T"], *, train: bool = False
+        self,
+        ids: Integer[AnyArray, "B T"],
+        valid: Bool[AnyArray, "B T"] | None,
+        *,
+        slots: Slots | None = None,
+        train: bool = False,
     ) -> TextOutput:
         """Encodes token ids, padded at the end.
+
+        Args:
+          ids: int32[B, T].
+          valid: True = a real token; None where slots are read.
+          slots: for writing on: where keys and values are kept for later calls (nn/cache.py). The states of the tokens
+            alone are made: no token sees the class token behind it, and there is no end yet (`pooled` is None).
+          train: whether dropout draws.
 
         Raises:
           UserError: more tokens than positions, a pool that does not exist, or (for arrays of the host, whose values
@@ -93,12 +106,13 @@ class TextTransformer(nn.Module):
             raise UserError(f"text encoder: pool {self.pool!r} is one of {POOLS}")
         if ids.shape[1] > self.length:
             raise UserError(f"texts of {ids.shape[1]} tokens, but the text encoder has {self.length} positions")
-        has_cls, valid = self.pool == "cls", jnp.asarray(valid)
+        has_cls = self.pool == "cls"
         embed = Embed(self.vocab, self.width, normal(0.02), self.dtype, name="embed")
         rows = self.length + int(has_cls)
         pos = self.param("pos", normal(0.01), (rows, self.width), jnp.float32).astype(self.dtype)
-        x = constrain(embed(jnp.asarray(ids)) + pos[None, : ids.shape[1]], "batch", None, None)
-        if has_cls:
+        places = pos[None, : ids.shape[1]] if slots is None else pos[slots.positions(ids.shape[1])]
+        x = constrain(embed(jnp.asarray(ids)) + places, "batch", None, None)
+        if has_cls and slots is None:
             cls = self.param("cls", normal(0.01), (self.width,), jnp.float32).astype(self.dtype) + pos[-1]
             x = jnp.concatenate([x, jnp.broadcast_to(cls[None, None], (len(x), 1, self.width))], axis=1)
         x = nn.Dropout(self.dropout, name="drop")(x, deterministic=not train)
@@ -114,6 +128,13 @@ class TextTransformer(nn.Module):
             dtype=self.dtype,
         )
         stack = Transformer(spec, self.depth, self.scan, self.remat, name="transformer")
+        if slots is not None:
+            if not self.causal:
+                raise UserError("text encoder: a text of which every token sees all others cannot be written on")
+            mask = None if slots.reads else masks.causal(ids.shape[1])
+            return TextOutput(stack(x, Inputs(mask=mask, slots=slots), train=train), None)
+        assert valid is not None
+        valid = jnp.asarray(valid)
         x = stack(x, Inputs(mask=self._seen(valid)), train=train)
         norm = LayerNorm(self.eps, self.dtype, name="norm_final")
         if has_cls:

@@ -37,6 +37,58 @@ def _softmax_back(p: Array, g: Array) -> tuple[Array]:
 softmax.defvjp(_softmax, _softmax_back)
 
 
+@jax.custom_vjp
+def _scores(q: Float[Array, "B K M H"], k: Float[Array, "B K S H"]) -> Float[Array, "B K M S"]:
+    """`q kᵀ`, float32."""
+    return _dot(q, k, 3, 3, jnp.float32)
+
+
+def _scores_kept(q: Array, k: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _scores(q, k), (q, k)
+
+
+def _scores_back(kept: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    q, k = kept
+    return _dot(g, k, 3, 2, jnp.float32).astype(q.dtype), _left(g, q).astype(k.dtype)
+
+
+_scores.defvjp(_scores_kept, _scores_back)
+
+
+@jax.custom_vjp
+def _mixed(p: Float[Array, "B K M S"], v: Float[Array, "B K S H"]) -> Float[Array, "B K M H"]:
+    """`p v`."""
+    return _dot(p, v, 3, 2)
+
+
+def _mixed_kept(p: Array, v: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _mixed(p, v), (p, v)
+
+
+def _mixed_back(kept: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    p, v = kept
+    return _dot(g, v, 3, 3), _left(p, g)
+
+
+_mixed.defvjp(_mixed_kept, _mixed_back)
+
+
+def _left(p: Float[Array, "B K M S"], x: Float[Array, "B K M H"]) -> Float[Array, "B K S H"]:
+    """`pᵀ x`. As in `dense.product`: on CPUs one operand is transposed beforehand, the one that is cheaper to turn."""
+    dtype, barrier = jnp.promote_types(p.dtype, x.dtype), jax.lax.optimization_barrier
+
+    def transposed(p: Array, x: Array) -> Array:
+        if p.shape[3] <= 2 * x.shape[3]:
+            return _dot(barrier(p.swapaxes(2, 3)), x, 3, 2, dtype)
+        return _dot(barrier(x.swapaxes(2, 3)), p, 3, 2, dtype).swapaxes(2, 3)
+
+    return jax.lax.platform_dependent(p, x, cpu=transposed, default=lambda p, x: _dot(p, x, 2, 2, dtype))
+
+
+def _dot(x: Array, y: Array, left: int, right: int, dtype: DTypeLike | None = None) -> Array:
+    return jax.lax.dot_general(x, y, (((left,), (right,)), ((0, 1), (0, 1))), preferred_element_type=dtype)
+
+
 def attend(
     q: Float[Array, "B T N H"],
     k: Float[Array, "B S K H"],
@@ -75,8 +127,10 @@ def attend(
         return jax.nn.dot_product_attention(q, k, v, bias, mask, scale=scale, implementation="cudnn")
     if kernel not in KERNELS:
         raise UserError(f"attention: kernel {kernel!r} does not exist; there are {', '.join(KERNELS)}")
-    q = (q * scale).reshape(B, T, K, N // K, H)
-    scores = jnp.einsum("BTKGH,BSKH->BKGTS", q, k, preferred_element_type=jnp.float32).reshape(B, N, T, S)
+    # Heads before positions, [B, K, G·T, H]: operands are copied once, and the products read them as they lie. The
+    # scale is applied behind: copies that do nothing else are fast on CPUs.
+    rows = q.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4).reshape(B, K, -1, H)
+    scores = _scores(rows, k.swapaxes(1, 2)).reshape(B, N, T, S) * scale
     if bias is not None:
         scores = scores + bias.astype(jnp.float32)
     if mask is not None:
@@ -84,8 +138,8 @@ def attend(
     weights = softmax(scores).astype(v.dtype)
     if drop is not None:
         weights = drop(weights)
-    out = jnp.einsum("BKGTS,BSKH->BTKGH", weights.reshape(B, K, N // K, T, S), v)
-    return out.reshape(B, T, N, H)
+    out = _mixed(weights.reshape(B, K, -1, S), v.swapaxes(1, 2))
+    return out.reshape(B, K, N // K, T, H).transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 
 class MultiHeadAttention(nn.Module):

@@ -20,8 +20,7 @@ class AttentionalPooler(nn.Module):
 
     Attributes:
       queries: Q; width: E; heads: they divide E.
-      eps: of the layer norms.
-      norm_out: a layer norm over the result.
+      eps, eps_out: of the layer norms of queries and tokens, and of the one over the result; None: there is none.
 
     Source: Yu et al. 2022 (CoCa), §3.2; Lee et al. 2019 (Set Transformer).
     """
@@ -30,7 +29,7 @@ class AttentionalPooler(nn.Module):
     width: int
     heads: int
     eps: float
-    norm_out: bool = True
+    eps_out: float | None
     attention: str = "xla"
     inits: BlockInit = torch_init()
     dtype: DTypeLike = jnp.float32
@@ -46,4 +45,4 @@ class AttentionalPooler(nn.Module):
         x = LayerNorm(self.eps, self.dtype, name="norm_kv")(x)
         attn = MultiHeadAttention(self.heads, inits=self.inits, dtype=self.dtype, kernel=self.attention, name="attn")
         x = attn(query, x, mask=None if valid is None else masks.padding(valid), train=train)
-        return LayerNorm(self.eps, self.dtype, name="norm_out")(x) if self.norm_out else x
+        return x if self.eps_out is None else LayerNorm(self.eps_out, self.dtype, name="norm_out")(x)

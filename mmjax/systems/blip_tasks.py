@@ -153,8 +153,9 @@ class BLIPPairs(nn.Module):
 
     def states(self, batch: Batch, *, train: bool = False) -> Float[Array, "B T D"]:
         """The text after it has looked at both images."""
-        image = normalise(batch["image"], self.mean, self.std)
-        tokens = self.img(image.reshape(-1, *image.shape[2:]), train=train).tokens  # [B*I, P, D]
+        image = jnp.asarray(batch["image"])
+        both = normalise(image.reshape(-1, *image.shape[2:]), self.mean, self.std)  # [B*I, Y, X, C]
+        tokens = self.img(both, train=train).tokens  # [B*I, P, D]
         tokens = tokens.reshape(*image.shape[:2], *tokens.shape[1:])  # [B, I, P, D]
         x = self.txt.embed_ids(begun(batch["ids"], self.enc_id), train=train)
         inputs = Inputs(mask=self_mask(batch["valid"], False), context=tokens)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -14,8 +15,12 @@ from jaxtyping import Array, Bool, Float, Integer, UInt8
 from mmjax.core.errors import UserError
 from mmjax.core.sharding import BATCH_AXES, constrain
 from mmjax.core.types import Batch, Term
+from mmjax.decoders.generate import write
 from mmjax.decoders.multimodal import MultimodalDecoder
+from mmjax.decoders.settings import Settings
 from mmjax.losses.contrastive import softmax_contrastive
+from mmjax.losses.lm import next_token_sums
+from mmjax.nn.cache import Slots
 from mmjax.nn.dense import Dense, fan_in_normal, normal
 from mmjax.nn.patch import AnyArray, normalise
 from mmjax.nn.pool import AttentionalPooler
@@ -42,11 +47,13 @@ class CoCa(nn.Module):
         tokens, and `con_pool` one feature of them; "parallel": both read the encoder's tokens; "first" (open_clip):
         `cap_pool` makes tokens, of which the first is the feature and the others go to the decoder; "none" (open_clip's
         coca_base): the ViT's own feature and patches.
-      queries: of `cap_pool`; pool_width, pool_heads: of both poolers.
+      queries: of `cap_pool`; pool_width, pool_heads: of both poolers; eps: of their norms of queries and tokens (the
+        last one has img's).
       embed_dim: width E of the shared space; project: linear maps take image and text there (else E = pool_width).
       con_weight, cap_weight: λ_con and λ_cap of the paper's loss (§3.2).
       pad_id: this id counts as padding wherever it stands; ignore_id: this id is never a target. open_clip, 0 and 0: it
         has no other sign of padding, though 0 is the token "!" in its vocabulary.
+      begin_id, end_ids: the tokens between which a caption is written.
       classes: C of a classifier, a pooler with one query and a linear map (§3.3); then its loss is the only one.
         class_of: "text" (what the decoder makes of image and text: VQA, SNLI-VE, NLVR2) or "image" (the encoder's
         tokens). class_loss: "softmax", against `label`, or "sigmoid", against `target`. images: per text, NLVR2 has 2.
@@ -67,6 +74,8 @@ class CoCa(nn.Module):
     cap_weight: float = 2.0
     pad_id: int | None = None
     ignore_id: int | None = None
+    begin_id: int | None = None
+    end_ids: tuple[int, ...] = ()
     classes: int | None = None
     class_of: str = "text"
     class_loss: str = "softmax"
@@ -84,7 +93,8 @@ class CoCa(nn.Module):
 
     def setup(self) -> None:
         def pooler(queries: int) -> AttentionalPooler:
-            return AttentionalPooler(queries, self.pool_width, self.pool_heads, self.eps, dtype=self.dtype)
+            eps, eps_out = self.eps, self.img.eps
+            return AttentionalPooler(queries, self.pool_width, self.pool_heads, eps, eps_out, dtype=self.dtype)
 
         if self.pool != "none":
             self.cap_pool = pooler(self.queries)
@@ -154,6 +164,33 @@ class CoCa(nn.Module):
             pooled = self.class_pool(states, valid, train=train)
         return self.class_head(pooled.reshape(-1, self.images * self.pool_width)).astype(jnp.float32)
 
+    # ---------------------------------------------------------------- captions, word by word (decoders/generate.py)
+
+    def prompt(self, batch: Batch) -> tuple[Array, Array]:
+        """`ids` and `valid` of the batch, which begin the caption, or the begin token alone."""
+        if "ids" in batch:
+            return jnp.asarray(batch["ids"]), jnp.asarray(batch["valid"])
+        if self.begin_id is None:
+            raise UserError("CoCa: begin_id of the system is not set, so a caption has nothing to begin with")
+        rows = len(batch["image"])
+        return jnp.full((rows, 1), self.begin_id, jnp.int32), jnp.ones((rows, 1), bool)
+
+    def prefill(self, batch: Batch, ids: Array, valid: Array, room: int) -> tuple[Array, Array]:
+        """Reads image and prompt into a new cache for `room` tokens: (logits float[B, V], int32[B] slots filled)."""
+        slots, filled = Slots(size=room), valid.sum(axis=1, dtype=jnp.int32)
+        states = self.dec(self.txt(ids, valid, slots=slots).tokens, self.see(batch["image"]).tokens, slots=slots)
+        last = jnp.take_along_axis(states, filled[:, None, None] - 1, axis=1)
+        return self.dec.logits(last)[:, 0], filled
+
+    def decode(self, ids: Array, filled: Array) -> Array:
+        """Logits float[R, V] of the token after `ids` int32[R], which goes to slot `filled`."""
+        slots = Slots(filled)
+        return self.dec.logits(self.dec(self.txt(ids[:, None], None, slots=slots).tokens, None, slots=slots))[:, 0]
+
+    def generate(self, batch: Batch, settings: Settings) -> dict[str, Array]:
+        """Captions: `ids` int32[B, L] and `valid` bool[B, L] behind the prompt, without begin and end tokens."""
+        return write(self, batch, settings)
+
     # ---------------------------------------------------------------- objective
 
     def features(self, batch: Batch, *, train: bool) -> dict[str, Array]:
@@ -163,16 +200,10 @@ class CoCa(nn.Module):
         """
         image, text = self.see(batch["image"], train=train), self.read(batch["ids"], batch["valid"], train=train)
         logits = self.dec.logits(self.dec(text.tokens, image.tokens, train=train))
-        nll, words = self._caption(logits, batch["ids"], batch["valid"])
+        ids, told = jnp.asarray(batch["ids"]), jnp.asarray(batch["valid"])
+        nll, words = next_token_sums(logits, ids, told if self.ignore_id is None else told & (ids != self.ignore_id))
         pooled = {"img": self._unit(image.pooled, "img_proj"), "txt": self._unit(text.pooled, "txt_proj")}
         return {**pooled, "nll": nll, "words": words}
-
-    def _caption(self, logits: Array, ids: Array, valid: Array) -> tuple[Array, Array]:
-        ids, told = jnp.asarray(ids)[:, 1:], jnp.asarray(valid)[:, 1:]
-        if self.ignore_id is not None:
-            told &= ids != self.ignore_id
-        nll = optax.softmax_cross_entropy_with_integer_labels(logits[:, :-1], ids)
-        return jnp.where(told, nll, 0.0).sum(axis=1), told.sum(axis=1, dtype=jnp.float32)
 
     def objective(self, features: Mapping[str, Array]) -> dict[str, Term]:
         """`λ_con L_con + λ_cap L_cap` (§3.2), over the global batch: every other text is a negative of an image."""
@@ -201,6 +232,14 @@ class CoCa(nn.Module):
             batch = {**batch, "image": batch["image"][:, 0] if self.images > 1 else batch["image"]}
         return self.objective(self.features(batch, train=train))
 
+    def example(self, rows: int, length: int | None = None) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of a training batch of so many rows; `length`: tokens of a text, default the text tower's."""
+        batch = base.example(rows, self.img.image_size, length or self.txt.length)
+        if self.images > 1:
+            image = batch["image"]
+            batch["image"] = jax.ShapeDtypeStruct((rows, self.images, *image.shape[1:]), image.dtype)
+        return batch
+
     def constrain(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Bounds the scale after every update, as CLIP does."""
         params = dict(params)
@@ -227,7 +266,7 @@ def _open_clip(embed_dim: int, img: tuple[int, int, int, int], width: int, vocab
     tower = {"image_size": size, "patch": patch, "width": img_width, "depth": depth, "heads": img_width // 64}
     pools = {"pool": "none", "norm_post": "none"} if pooled else {"pool": "cls", "norm_post": "all"}
     txt = {"vocab": vocab, "length": 76, "width": width, "depth": 12, "heads": width // 64, "act": "gelu"}
-    shared: dict[str, Any] = {"pool": "none", "pad_id": 0, "ignore_id": 0}
+    shared: dict[str, Any] = {"pool": "none", "pad_id": 0, "ignore_id": 0, "begin_id": 49_406, "end_ids": (49_407,)}
     shared |= {"pool": "first", "queries": 256, "pool_width": embed_dim, "pool_heads": 8} if pooled else {}
     dec = {"depth": 12, "mlps": 2}
     return {"embed_dim": embed_dim, "img": {**tower, "act": "gelu", **pools}, "txt": {**txt, "cls_shift": True},
@@ -245,8 +284,8 @@ SIZES: dict[str, dict[str, Any]] = {
 """The paper's three, and open_clip's three."""
 
 _OWN = {"pool", "queries", "pool_width", "pool_heads", "project", "txt_bias", "con_weight", "cap_weight", "pad_id",
-        "ignore_id", "classes", "class_of", "class_loss", "images", "eps", "loss_form", "loss_block", "scale_init",
-        "scale_max", "mean", "std"}  # fmt: skip
+        "ignore_id", "begin_id", "end_ids", "classes", "class_of", "class_loss", "images", "eps", "loss_form",
+        "loss_block", "scale_init", "scale_max", "mean", "std"}  # fmt: skip
 _DEC = {"depth", "heads", "mlp_dim", "act", "eps", "mlps", "layer_scale", "dropout", "scan", "remat", "attention"}
 
 
@@ -277,9 +316,11 @@ def build(config: Mapping[str, Any]) -> CoCa:
     img = base.image_tower("system coca: img", {"pool": "none", "norm_post": "all", **config["img"]},
                            features=config["embed_dim"], **options)  # fmt: skip
     tower = base.text_tower("system coca: txt", txt, **options)
-    as_txt = {key: txt[key] for key in ("heads", "mlp_dim", "act", "eps", "dropout") if key in txt}
+    as_txt = {key: getattr(tower, key) for key in ("heads", "mlp_dim", "act", "eps", "dropout")}
     dec = MultimodalDecoder(**{**options, **as_txt, "vocab": txt["vocab"], "width": txt["width"], **config["dec"]})
-    own: dict[str, Any] = {k: tuple(v) if k in ("mean", "std") else v for k, v in config.items() if k in _OWN}
+    own: dict[str, Any] = {
+        k: tuple(v) if k in ("mean", "std", "end_ids") else v for k, v in config.items() if k in _OWN
+    }
     own = {"pool_width": txt["width"], "pool_heads": txt["heads"], **own}
     if own["pool_width"] % own["pool_heads"]:
         raise UserError(f"system coca: {own['pool_heads']} pool_heads do not divide pool_width {own['pool_width']}")

@@ -29,7 +29,7 @@ def _recognise(published: Published) -> tuple[dict[str, Any], Origin]:
         )
     layout = clip_config.detect_layout(config, where)
     system = clip_config.system_from(config, layout, where)
-    origin = Origin(layout, config, resample=_resample(published, layout, config))
+    origin = Origin(layout, config, resample=resample(published, layout, config))
     if layout == "open_clip":
         one_value = "logit_scale" in keys and tensors.shape("logit_scale") == (1,)
         origin = origin._replace(custom_text=any(key.startswith("text.") for key in keys), one_value=one_value)
@@ -45,7 +45,7 @@ def _pixels(published: Published, system: Mapping[str, Any]) -> dict[str, list[f
     return {key: value for key, value in stored.items() if value is not None and value != usual[key]}
 
 
-def _resample(published: Published, layout: str, config: Mapping[str, Any]) -> str:
+def resample(published: Published, layout: str, config: Mapping[str, Any]) -> str:
     """How pictures are resized: as the preprocessor or `preprocess_cfg` says; bicubic where nothing does."""
     if layout == "open_clip":  # which takes everything but this one as bicubic
         return "bilinear" if (config.get("preprocess_cfg") or {}).get("interpolation") == "bilinear" else "bicubic"

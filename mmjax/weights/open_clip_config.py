@@ -8,18 +8,18 @@ from mmjax.core.errors import UserError
 from mmjax.weights import siglip_config
 from mmjax.weights.config_checks import HEAD, act, causal_only, known, mlp, refuse, require, vit_only
 
-_OPEN_CLIP = {
+OPEN_CLIP = {
     "embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "init_logit_scale", "init_logit_bias", "nonscalar_logit_scale",
     "custom_text", "cast_dtype", "output_dict",
 }  # fmt: skip
-_OPEN_CLIP_VISION = {
+OPEN_CLIP_VISION = {
     "layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "act_kwargs", "norm_kwargs",
     "patch_dropout", "no_ln_pre", "final_ln_after_pool", "output_tokens", "ls_init_value",
     # of an attentional pool and of timm models, which are refused by attentional_pool and timm_model_name
     "attn_pooler_queries", "attn_pooler_heads", "timm_model_pretrained", "timm_pool", "timm_proj", "timm_proj_bias",
     "timm_drop", "timm_drop_path",
 }  # fmt: skip
-_OPEN_CLIP_TEXT = {
+OPEN_CLIP_TEXT = {
     "context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "act_kwargs", "norm_kwargs",
     "final_ln_after_pool", "output_tokens", "pad_id", "eos_id", "hf_tokenizer_name", "tokenizer_mode",
     "tokenizer_kwargs", "hf_model_pretrained", "hf_proj_type", "hf_pooler_type",
@@ -35,7 +35,7 @@ _PLAIN_VISION = {
     "pool_type": ("tok", "avg"),
     "timm_model_name": (None,),
 }
-_PLAIN_TEXT = {
+PLAIN_TEXT = {
     **_PLAIN_BLOCKS,
     "ls_init_value": (None,),
     "embed_cls": (False,),
@@ -48,7 +48,8 @@ _PLAIN_TEXT = {
 }
 
 
-def _open_clip_act(where: str, quick: bool, section: Mapping[str, Any]) -> str:
+def read_act(where: str, quick: bool, section: Mapping[str, Any]) -> str:
+    """The activation of a tower."""
     kwargs = section.get("act_kwargs") or {}
     known(f"{where}.act_kwargs", kwargs, set() if quick else {"approximate"})
     require(f"{where}.act_kwargs", kwargs, {"approximate": ("none", "tanh")})
@@ -57,17 +58,19 @@ def _open_clip_act(where: str, quick: bool, section: Mapping[str, Any]) -> str:
     return "gelu_tanh" if kwargs.get("approximate") == "tanh" else "gelu"
 
 
-def _open_clip_eps(where: str, section: Mapping[str, Any]) -> float:
+def read_eps(where: str, section: Mapping[str, Any]) -> float:
+    """The epsilon of a tower's norms."""
     kwargs = section.get("norm_kwargs") or {}
     known(f"{where}.norm_kwargs", kwargs, {"eps"})
     return kwargs.get("eps", 1e-5)
 
 
-def _open_clip_img(where: str, quick: bool, img: Mapping[str, Any]) -> dict[str, Any]:
+def read_vision(where: str, quick: bool, img: Mapping[str, Any]) -> dict[str, Any]:
+    """`vision_cfg` as the mapping of an image tower."""
     if img.get("timm_model_name") is not None:
         return siglip_config.from_timm(where, img)
     require(where, img, _PLAIN_VISION)
-    known(where, img, _OPEN_CLIP_VISION | set(_PLAIN_VISION))
+    known(where, img, OPEN_CLIP_VISION | set(_PLAIN_VISION))
     width, layers, size = img.get("width", 768), img.get("layers", 12), img.get("image_size", 224)
     if not isinstance(size, int):
         if len(set(size)) != 1:
@@ -89,8 +92,8 @@ def _open_clip_img(where: str, quick: bool, img: Mapping[str, Any]) -> dict[str,
         "depth": layers,
         "heads": width // head,
         "mlp_dim": int(width * img.get("mlp_ratio", 4.0)),
-        "act": _open_clip_act(where, quick, img),
-        "eps": _open_clip_eps(where, img),
+        "act": read_act(where, quick, img),
+        "eps": read_eps(where, img),
         **({"norm_pre": False} if img.get("no_ln_pre") else {}),
         **({"layer_scale": img["ls_init_value"]} if img.get("ls_init_value") is not None else {}),
         **_open_clip_pool(img),
@@ -122,18 +125,18 @@ def from_open_clip(config: Mapping[str, Any], where: str) -> dict[str, Any]:
       UserError: a key or value that mmjax does not compute.
     """
     model = config.get("model_cfg", config)
-    known(where, model, _OPEN_CLIP)
+    known(where, model, OPEN_CLIP)
     img, txt, quick = model["vision_cfg"], model["text_cfg"], bool(model.get("quick_gelu", False))
     at = f"{where}: text_cfg"
-    require(at, txt, _PLAIN_TEXT)
-    known(at, txt, _OPEN_CLIP_TEXT | set(_PLAIN_TEXT))
+    require(at, txt, PLAIN_TEXT)
+    known(at, txt, OPEN_CLIP_TEXT | set(PLAIN_TEXT))
     width, bias = txt.get("width", 512), model.get("init_logit_bias")
     scale, pixels = model.get("init_logit_scale"), config.get("preprocess_cfg") or {}
     siglip = img.get("timm_model_name") is not None
     return {
         "name": "clip",
         "embed_dim": model["embed_dim"],
-        "img": _open_clip_img(f"{where}: vision_cfg", quick, img),
+        "img": read_vision(f"{where}: vision_cfg", quick, img),
         "txt": {
             "vocab": txt.get("vocab_size", 49408),
             "length": txt.get("context_length", 77),
@@ -141,8 +144,8 @@ def from_open_clip(config: Mapping[str, Any], where: str) -> dict[str, Any]:
             "depth": txt.get("layers", 12),
             "heads": txt.get("heads", 8),
             "mlp_dim": int(width * txt.get("mlp_ratio", 4.0)),
-            "act": _open_clip_act(at, quick, txt),
-            "eps": _open_clip_eps(at, txt),
+            "act": read_act(at, quick, txt),
+            "eps": read_eps(at, txt),
             **({"causal": False} if txt.get("no_causal_mask") else {}),
             **({"pool": "last"} if txt.get("pool_type") == "last" else {}),
         },
@@ -163,7 +166,7 @@ def _ratio(section: Mapping[str, Any]) -> float:
     raise UserError(f"no mlp_ratio gives a hidden width of {wanted} from {width}")
 
 
-def _details(section: Mapping[str, Any]) -> dict[str, Any]:
+def details(section: Mapping[str, Any]) -> dict[str, Any]:
     """A transformer's keys that say where it differs from the library's."""
     eps, tanh = section.get("eps", 1e-5), act(section) == "gelu_tanh"
     return {
@@ -173,12 +176,12 @@ def _details(section: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _to_vision(img: Mapping[str, Any], head: int) -> dict[str, Any]:
+def write_vision(img: Mapping[str, Any], head: int) -> dict[str, Any]:
     """`vision_cfg` of CLIP's ResNet or ViT; `head`: width of a head."""
     vision: dict[str, Any] = {"image_size": img["image_size"], "width": img["width"], "head_width": head}
     if img.get("kind", "vit") == "resnet":
         return {**vision, "layers": list(img["layers"])}
-    vision |= {"layers": img["depth"], "patch_size": img["patch"], **_details(img)}
+    vision |= {"layers": img["depth"], "patch_size": img["patch"], **details(img)}
     vision |= {"no_ln_pre": True} if not img.get("norm_pre", True) else {}
     vision |= {"ls_init_value": img["layer_scale"]} if img.get("layer_scale") is not None else {}
     if img.get("pool", "cls") == "mean":
@@ -218,9 +221,9 @@ def to_open_clip(
     if size and scaled // head != size:
         problems.append(f"no head_width gives {size} heads from {scaled}")
     refuse("open_clip", problems)
-    vision = siglip_config.to_timm(system) if siglip else _to_vision(img, head)
+    vision = siglip_config.to_timm(system) if siglip else write_vision(img, head)
     text = {"context_length": txt["length"], "vocab_size": txt["vocab"], "width": txt["width"]}
-    text |= {"heads": txt["heads"], "layers": txt["depth"], **_details(txt)}
+    text |= {"heads": txt["heads"], "layers": txt["depth"], **details(txt)}
     text |= {"no_causal_mask": True} if not txt.get("causal", True) else {}
     text |= {"proj_bias": True} if system.get("txt_bias") else {}
     if txt.get("pool") == "last":

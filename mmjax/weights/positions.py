@@ -78,7 +78,7 @@ def _image(old: Mapping[str, Any], new: Mapping[str, Any], layout: str) -> tuple
     if before == after:
         return None
     path, extra = RESNET if old["img"].get("kind") == "resnet" else VIT, int(old["img"].get("cls", True))
-    antialias = old["name"] == "clip" and layout != "hf"
+    antialias = old["name"] in ("clip", "coca") and layout != "hf"
 
     def resize(table: np.ndarray) -> np.ndarray:
         # [P, D] -> [Y, X, D]; row 0 is the class (or mean) token's, where there is one
@@ -99,9 +99,10 @@ def _text(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, Resize, 
     before, after = old["txt"]["length"], new["txt"]["length"]
     if before == after:
         return None
+    cls = int(old["name"] == "coca")  # the class token's row is the last one
 
     def resize(table: np.ndarray) -> np.ndarray:
-        return (linear_matrix(before, after) @ float32(table)).astype(np.float32)
+        return (linear_matrix(before + cls, after + cls) @ float32(table)).astype(np.float32)
 
     note = f"{TEXT}: {before} tokens -> {after}, linear without antialias (open_clip)"
     return TEXT, resize, note

@@ -35,20 +35,24 @@ def hf_blocks(published: str, ours: str, index: str) -> tuple[Row, ...]:
 
 
 def openai_blocks(published: str, ours: str, index: str, layer_scale: bool = False) -> tuple[Row, ...]:
-    """The blocks of OpenAI's and open_clip's transformers, q, k, v fused."""
+    """The blocks of OpenAI's and open_clip's transformers."""
     old, new = f"{published}.resblocks.{{{index}}}", f"{ours}/transformer/block_{{{index}}}"
-    kernels = tuple(f"{new}/attn/{part}/kernel" for part in "qkv")
-    biases = tuple(f"{new}/attn/{part}/bias" for part in "qkv")
-    gains = Row(f"{old}.ls_1.gamma", f"{new}/scale1"), Row(f"{old}.ls_2.gamma", f"{new}/scale2")
+    return openai_block(old, new, ("norm1", "attn", "norm2", "mlp"), ("1", "2") if layer_scale else ())
+
+
+def openai_block(old: str, new: str, parts: tuple[str, str, str, str], scales: tuple[str, ...]) -> tuple[Row, ...]:
+    """One block of them, q, k, v fused; `parts` of ours, and the endings of our layer scales, where there are some."""
+    norm1, attn, norm2, mlp = (f"{new}/{part}" for part in parts)
+    gains = (Row(f"{old}.ls_{n}.gamma", f"{new}/scale{ours}") for n, ours in enumerate(scales, 1))
     return (
-        *norm(f"{old}.ln_1", f"{new}/norm1"),
-        Row(f"{old}.attn.in_proj_weight", kernels, QKV_KERNEL),
-        Row(f"{old}.attn.in_proj_bias", biases, QKV_BIAS),
-        *linear(f"{old}.attn.out_proj", f"{new}/attn/out"),
-        *norm(f"{old}.ln_2", f"{new}/norm2"),
-        *linear(f"{old}.mlp.c_fc", f"{new}/mlp/fc1"),
-        *linear(f"{old}.mlp.c_proj", f"{new}/mlp/fc2"),
-        *(gains if layer_scale else ()),
+        *norm(f"{old}.ln_1", norm1),
+        Row(f"{old}.attn.in_proj_weight", tuple(f"{attn}/{part}/kernel" for part in "qkv"), QKV_KERNEL),
+        Row(f"{old}.attn.in_proj_bias", tuple(f"{attn}/{part}/bias" for part in "qkv"), QKV_BIAS),
+        *linear(f"{old}.attn.out_proj", f"{attn}/out"),
+        *norm(f"{old}.ln_2", norm2),
+        *linear(f"{old}.mlp.c_fc", f"{mlp}/fc1"),
+        *linear(f"{old}.mlp.c_proj", f"{mlp}/fc2"),
+        *gains,
     )
 
 

@@ -7,6 +7,7 @@ from mmjax.core import sharding, trees
 from mmjax.core.errors import UserError
 from mmjax.core.stacking import stack_blocks
 from mmjax.core.types import total
+from mmjax.decoders.settings import Settings
 from mmjax.systems import build
 from mmjax.systems.coca import SIZES
 from mmjax.train.accumulate import cached_value_and_grad
@@ -267,3 +268,60 @@ def test_mistakes_are_named():
     ):
         with pytest.raises(UserError, match=words):
             build({**TINY, **change})
+
+
+@pytest.mark.parametrize("config", [TINY, OPEN_CLIP])
+def test_captions_with_a_cache_are_those_of_whole_forward_passes(config):
+    """Greedy, from the begin token and from given words of two lengths; open_clip reads everything anew each time."""
+    system = build({**config, "begin_id": 48, "end_ids": [49]})
+    variables = make(system)
+    logits = jax.jit(lambda v, b: system.apply(v, b, method="caption_logits"))
+    run = jax.jit(lambda v, b: system.apply(v, b, Settings(max_length=8), method="generate"))
+    given = {"image": BATCH["image"], "ids": BATCH["ids"][:, :2], "valid": jnp.array([[True, True], [True, False]] * 2)}
+    for batch in ({"image": BATCH["image"]}, given):
+        made = run(variables, batch)
+        for b in range(4):
+            row = [48] if "ids" not in batch else batch["ids"][b][batch["valid"][b]].tolist()
+            prompt = len(row)
+            while len(row) < 8 and row[-1] != 49:
+                ids, valid = (
+                    jnp.zeros((4, 8), jnp.int32).at[b, : len(row)].set(jnp.array(row)),
+                    jnp.arange(8) < len(row),
+                )
+                anew = logits(variables, {"image": batch["image"], "ids": ids, "valid": jnp.tile(valid, (4, 1))})
+                row.append(int(anew[b, len(row) - 1].argmax()))
+            words = [word for word in row[prompt:] if word != 49]
+            assert made["ids"][b][made["valid"][b]].tolist() == words
+
+
+def test_captions_by_beams_and_by_nucleus():
+    system = build({**TINY, "begin_id": 48, "end_ids": [49]})
+    variables = make(system)
+    batch = {"image": BATCH["image"], "seed": jnp.arange(4, dtype=jnp.uint32)}
+
+    def write(**how):
+        made = jax.jit(lambda v, b: system.apply(v, b, Settings(max_length=6, **how), method="generate"))(
+            variables, batch
+        )
+        return [row[ok].tolist() for row, ok in zip(made["ids"], made["valid"], strict=True)]
+
+    def score(rows):
+        """Log probability of the captions, end tokens included where there was room."""
+        full = [[48, *row, 49][:6] for row in rows]
+        ids = jnp.array([row + [0] * (8 - len(row)) for row in full])
+        valid = jnp.arange(8)[None] < jnp.array([len(row) for row in full])[:, None]
+        log_p = jax.nn.log_softmax(
+            system.apply(variables, {**batch, "ids": ids, "valid": valid}, method="caption_logits")
+        )
+        return np.array([sum(log_p[b, t, row[t + 1]] for t in range(len(row) - 1)) for b, row in enumerate(full)])
+
+    beams, greedy = write(beams=4, length_penalty=0.0), write()
+    assert (score(beams) >= score(greedy) - 1e-5).all()
+    sampled = write(sample=True, top_p=0.9)
+    assert sampled == write(sample=True, top_p=0.9) and sampled != greedy
+
+
+def test_a_caption_needs_a_begin_token():
+    system = build(TINY)
+    with pytest.raises(UserError, match="begin_id of the system is not set"):
+        system.apply(make(system), {"image": BATCH["image"]}, Settings(max_length=6, end_ids=(2,)), method="generate")

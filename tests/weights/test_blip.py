@@ -68,8 +68,8 @@ def test_what_a_layout_cannot_hold(golden: pathlib.Path, tmp_path: pathlib.Path)
 def test_without_a_configuration(golden: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """The published files come without one: sizes are the tensors', heads are 64 wide."""
     (tmp_path / "model.safetensors").write_bytes((golden / "blip" / "vqa_a" / "model.safetensors").read_bytes())
-    system, origin = surgery.read_system(tmp_path / "model.safetensors")
-    assert (origin.layout, system["task"], system["txt"]["heads"]) == ("blip", "vqa", 1)
+    system, layout = surgery.read_system(tmp_path / "model.safetensors")
+    assert (layout, system["task"], system["txt"]["heads"]) == ("blip", "vqa", 1)
     assert (system["dec_id"], system["enc_id"]) == (118, 119)
     assert {key: system["img"][key] for key in ("image_size", "patch", "width", "depth", "mlp_dim")} == {
         "image_size": 32, "patch": 8, "width": 32, "depth": 2, "mlp_dim": 64}  # fmt: skip
