@@ -156,11 +156,13 @@ def make_pipeline(
     data = data_of(config, overrides)
     buckets = tuple(data.get("text_buckets") or ())
     if buckets and (
-        not _system_field(config, "txt", "causal", True) or _system_field(config, "txt", "pool", "end") != "end"
+        not _system_field(config, "txt", "causal", True)
+        or _system_field(config, "txt", "pool", "end") not in ("end", "cls")
+        or _system_field(config, "txt", "cls_shift", False)
     ):
         raise UserError(
             "config.data.text_buckets: the text tower of config.system reads padding (it is not causal, or its pool is "
-            "not 'end'), so that cutting it off would change the features; leave text_buckets out"
+            "'last', or has cls_shift), so that cutting it off would change the features; leave text_buckets out"
         )
     specs = data["train"]
     weights = dict(specs) if isinstance(specs, Mapping) else None
@@ -230,6 +232,9 @@ _FREE_FIELDS = {
     "image_size",
 }
 _FREE_SYSTEM = {*_FREE_FIELDS, "loss", "loss_form", "loss_block", "scale_init", "scale_max", "bias_init"}
+# CoCa's: weights and targets of its losses, what a caption begins and ends with, a classifier over the same features.
+_FREE_SYSTEM |= {"con_weight", "cap_weight", "ignore_id", "begin_id", "end_ids"}
+_FREE_SYSTEM |= {"classes", "class_of", "class_loss", "images"}
 
 
 def check_same_computation(
@@ -241,13 +246,14 @@ def check_same_computation(
       path: of the checkpoint, for the message.
       found: the checkpoint's system mapping.
       wanted: the config's.
-      parts: what of them is compared: the towers "img" and "txt", and "" for what belongs to neither.
+      parts: what of them is compared: towers such as "img" and "txt", or "" for everything.
     """
     plain = {"dtype": "float32", "scan": False}
     theirs, ours = (systems.build({**models.spelled_out(each), **plain}) for each in (found, wanted))
-    pairs = [("", theirs, ours, _FREE_SYSTEM)] if "" in parts else []
-    towers = [tower for tower in ("img", "txt") if tower in parts]
-    pairs += [(f"{tower}.", getattr(theirs, tower), getattr(ours, tower), _FREE_FIELDS) for tower in towers]
+    pairs: list[tuple[str, Any, Any, set[str]]] = [("", theirs, ours, _FREE_SYSTEM)] if "" in parts else []
+    modules = [field.name for field in dataclasses.fields(ours) if isinstance(getattr(ours, field.name), nn.Module)]
+    towers = [tower for tower in modules if tower in parts or "" in parts]
+    pairs += [(f"{tower}.", getattr(theirs, tower, None), getattr(ours, tower), _FREE_FIELDS) for tower in towers]
     differ = []
     for prefix, one, other, free in pairs:
         if type(one) is not type(other):

@@ -58,7 +58,9 @@ def test_every_config_resolves(path, variant):
         assert sum(stage.steps for stage in stages) <= 10 and config["data"]["batch_size"] <= 64
         assert "emoji" in str(config["data"]["train"])
     else:
-        assert f"configs/clip/{path.name}" in path.read_text(encoding="utf-8")  # the docstring has the command
+        assert f"configs/{path.parent.name}/{path.name}" in path.read_text(
+            encoding="utf-8"
+        )  # the docstring has the command
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -177,3 +179,12 @@ def test_the_336_pixel_epoch_begins_with_the_224_pixel_weights(tmp_path):
     np.testing.assert_array_equal(taken["params/img/pos"][0], found["params/img/pos"][0])
     for path in taken.keys() - different:
         np.testing.assert_array_equal(taken[path], found[path], err_msg=path)
+
+
+@pytest.mark.parametrize("name", ["emoji_scenes", pytest.param("vqa", marks=pytest.mark.slow),
+                                  pytest.param("base", marks=pytest.mark.slow)])  # fmt: skip
+def test_cocas_smoke_trains(name, tmp_path):
+    main.train(configs.load(f"{ROOT}/configs/coca/{name}.py:smoke"), tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) >= 3 and all(math.isfinite(row["loss"]) for row in rows)
+    assert ("caption" in rows[0]) == (name != "vqa")

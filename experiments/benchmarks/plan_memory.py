@@ -20,11 +20,15 @@ import _table
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs" / "clip"
 B32 = ["data.train=emoji:train", "data.workers=0", "data.batch_size=16", "system.loss_form=plain"]
+SMALL = ["system.img.image_size=64", "system.img.patch=8", "system.img.width=192", "system.img.depth=6",
+         "system.img.heads=3", "data.batch_size=256", "system.loss_form=plain"]  # fmt: skip
 # row -> (config, devices, changes)
 ROWS: dict[str, tuple[str, int, list[str]]] = {
     "demo": ("demo.py", 1, []),
     "demo, data=4": ("demo.py", 4, []),
     "demo, fsdp=4": ("demo.py", 4, ["mesh.data=1", "mesh.fsdp=4"]),
+    "small ViT, remat": ("vit_b32.py:smoke", 1, SMALL),
+    "small ViT, remat, fsdp=4": ("vit_b32.py:smoke", 4, [*SMALL, "mesh.fsdp=4"]),
     "vit_b32, remat": ("vit_b32.py", 1, [*B32, "mesh.fsdp=1"]),
     "vit_b32, remat dots, unrolled": ("vit_b32.py", 1, [*B32, "mesh.fsdp=1", "system.remat=dots", "system.scan=False"]),
     "vit_b32, fsdp=4": ("vit_b32.py", 4, [*B32, "mesh.data=1", "mesh.fsdp=4"]),

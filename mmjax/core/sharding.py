@@ -206,7 +206,9 @@ def state_shardings(abstract_state: Any, shardings: Mapping, mesh: AnyMesh) -> A
         # The longest suffix wins: "opt/0/mu/txt/pos" is txt/pos, never pos.
         suffixes = ("/".join(parts[start:]) for start in range(len(parts)))
         sharding = next((known[suffix] for suffix in suffixes if suffix in known), None)
-        # An optimizer may keep less than an array per parameter (a factored moment, a scalar).
-        return sharding if sharding is not None and len(sharding.spec) <= leaf.ndim else replicated(mesh)
+        # An optimizer may keep less than an array per parameter: a factored moment, a scalar, a place left empty.
+        if sharding is None or len(sharding.spec) > leaf.ndim:
+            return replicated(mesh)
+        return NamedSharding(mesh, _fit(sharding.spec, leaf.shape, mesh))
 
     return jax.tree_util.tree_map_with_path(pick, abstract_state)

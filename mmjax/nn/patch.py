@@ -55,7 +55,9 @@ class PatchEmbed(nn.Module):
         kernel = gathered(jnp.asarray(kernel, self.dtype), axes)
         image = image.astype(self.dtype)
         if stride == p:
-            patches = image.reshape(B, Y // p, p, X // p, p, C).transpose(0, 1, 3, 2, 4, 5)  # [B, y, x, p, p, C]
+            # Pixels of a row stay one axis with their colours: a TPU pads small last axes to whole tiles (8 times the
+            # memory for patches of 32).
+            patches = image.reshape(B, Y // p, p, X // p, p * C).transpose(0, 1, 3, 2, 4)  # [B, y, x, p, p·C]
             tokens = patches.reshape(-1, p * p * C) @ kernel.reshape(p * p * C, self.width)
         else:
             dims = ("NHWC", "HWIO", "NHWC")

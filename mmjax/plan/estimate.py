@@ -9,7 +9,7 @@ import jax
 
 from mmjax.core import sharding as shd
 from mmjax.core import trees
-from mmjax.plan import flops, liveness, program, roofline, spread
+from mmjax.plan import cuda, flops, liveness, program, roofline, spread
 from mmjax.plan.step import AbstractStep, abstract_mesh, abstract_step, held_bytes, use_mesh
 from mmjax.plan.topology import Topology
 
@@ -38,6 +38,8 @@ def estimate(config: Mapping[str, Any], stage: str, topology: Topology) -> dict[
     places = _places(step, whole)
     state = len(jax.tree.leaves(step.state))
     temporaries = liveness.peak(whole, places, donated=state, platform=topology.spec.platform)
+    if topology.spec.platform == "gpu":
+        temporaries += cuda.workspace(topology.kind)
     held = {
         "parameters": held_bytes(step.state.params, step.placed.params)
         + held_bytes(step.state.frozen, step.placed.frozen),

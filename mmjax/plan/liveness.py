@@ -13,12 +13,14 @@ from mmjax.plan.program import Op, Program, Value, times
 from mmjax.plan.spread import Spread
 
 _VIEWS = {"reshape", "squeeze", "expand_dims", "transpose", "copy", "sharding_constraint", "pvary", "stop_gradient",
-          "convert_element_type", "optimization_barrier", "copy_p", "random_wrap", "random_unwrap"}  # fmt: skip
+          "convert_element_type", "optimization_barrier", "copy_p", "random_wrap", "random_unwrap",
+          "reduce_precision"}  # fmt: skip
 _DEAR = {"exp", "log", "tanh", "logistic", "erf", "erf_inv", "pow", "sin", "cos", "log1p", "expm1", "cbrt"}
 _REDUCTIONS = {"reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or", "argmax", "argmin"}
 _PRODUCTS = {"dot_general", "conv_general_dilated"}
 _OWN = {"dot_general", "conv_general_dilated", "gather", "scatter", "scatter-add", "sort", "concatenate", "cumsum",
         "dynamic_update_slice", "scan", "while", "cond", "shard_map"}  # fmt: skip
+FUSED_INTO = 2  # so many products of a TPU compute an elementwise operand each for itself; for more it is stored
 TILE = (8, 128)  # rows of 32 bits, and columns, that a TPU stores together
 
 
@@ -50,14 +52,23 @@ class _Liveness:
         return math.prod(shape) * value.itemsize
 
     def fuses(self, op: Op) -> bool:
-        return op.name not in _OWN and op.name not in _REDUCTIONS
+        return op.name not in _OWN and op.name not in _REDUCTIONS and not self.moves(op)
+
+    def moves(self, op: Op) -> bool:
+        """Whether a reshape joins or cuts the last axis, along which a TPU's tiles lie: a copy there."""
+        if self.platform != "tpu" or op.name != "reshape":
+            return False
+        before, after = ([n for n in value.shape if n > 1][-1:] for value in (op.ins[0], op.outs[0]))
+        return before != after
 
     def absorbs(self, user: Op, maker: Op) -> bool:
         """Whether `user` can compute what `maker` makes on the way."""
-        if self.fuses(user) or user.name in _REDUCTIONS:
+        if user.name == "optimization_barrier" and self.platform != "cpu":
+            return False
+        if self.fuses(user) or user.name in _REDUCTIONS or self.moves(user):
             return True
-        if user.name in _PRODUCTS:
-            return maker.name in _VIEWS
+        if user.name in _PRODUCTS:  # a TPU's products take what is elementwise on the way, others read their operands
+            return maker.name in _VIEWS or self.platform == "tpu"
         if user.name in ("scan", "scatter-add", "scatter") and maker.name in ("broadcast_in_dim", "iota"):
             return True  # made anew in the loop; zeros that are added to in place
         return maker.name in ("reshape", "squeeze", "expand_dims", "copy", "pvary") or (
@@ -84,7 +95,7 @@ class _Liveness:
         for number, op in enumerate(program.ops):
             made = sum(self.size(out) for out in op.outs if out in stored)
             gone = sum(self.size(value) for value in ends.get(number, ()))
-            reused = min(gone, made) if op.name not in _PRODUCTS | _REDUCTIONS else 0
+            reused = min(gone, made) if self.fuses(op) else 0  # computed in place
             during = self.places.gathered.get(op, 0) + self.inside(op)
             most = max(most, live + made - reused + during)
             live += made - gone
@@ -104,15 +115,23 @@ class _Liveness:
         """The values that get a place in memory."""
         stored: set[Value] = set()
         computed: set[Value] = set()  # fused values that are more than another form of a stored one
+        most = FUSED_INTO if self.platform == "tpu" else 0
+        products: dict[Value, int] = {}  # how many read a value, in whatever form
+        for op in reversed(program.ops):
+            for value in op.ins:
+                more = 1 if op.name in _PRODUCTS else products.get(op.outs[0], 0) if op.name in _VIEWS else 0
+                products[value] = products.get(value, 0) + more
         for op in program.ops:
             for out in op.outs:
                 if out in free:
                     continue
                 reads = users.get(out, [])
                 fused = self.fuses(op) and out not in kept and all(self.absorbs(user, op) for user in reads)
-                plain = op.name in _VIEWS and not computed.intersection(op.ins)
-                if fused and not plain and any(user.name in _PRODUCTS for user in reads):
-                    fused = False  # a product reads its operands from memory
+                plain = op.name in _VIEWS and self.fuses(op) and not computed.intersection(op.ins)
+                if fused and not plain and products.get(out, 0) > most:
+                    fused = False
+                if plain and out not in kept:  # a barrier's operand that is another form of what is stored
+                    fused = all(self.absorbs(user, op) or user.name == "optimization_barrier" for user in reads)
                 if not fused or (op.name in _DEAR and len(reads) > 1):
                     stored.add(out)
                 elif not plain:
@@ -141,14 +160,17 @@ class _Liveness:
 
 
 def tiled(shape: Sequence[int], itemsize: int) -> tuple[int, ...]:
-    """The shape that a TPU stores: two of its axes filled up to whole tiles, those that waste least."""
+    """The shape that a TPU stores: two of its axes filled up to whole tiles, those that waste least of the last three.
+
+    Axes before these are layers, examples or heads, along which products are repeated: they stay outermost.
+    """
     if not shape or itemsize == 0:
         return tuple(shape)
     if len(shape) == 1:
         return (-(-shape[0] // TILE[1]) * TILE[1],)
     rows = TILE[0] * max(4 // itemsize, 1)
     best: tuple[int, ...] = ()
-    for row, column in itertools.permutations(range(len(shape)), 2):
+    for row, column in itertools.permutations(range(max(len(shape) - 3, 0), len(shape)), 2):
         filled = list(shape)
         filled[row] = -(-shape[row] // (rows if shape[row] >= rows else TILE[0])) * (
             rows if shape[row] >= rows else TILE[0]

@@ -23,11 +23,13 @@ class Value:
       shape: global; inside of a shard_map, of one device.
       itemsize: bytes an element.
       constant: a literal or captured constant.
+      literal: a scalar literal's value, written out.
     """
 
     shape: tuple[int, ...]
     itemsize: int
     constant: bool = False
+    literal: str | None = None
 
 
 @dataclasses.dataclass(eq=False)
@@ -68,6 +70,8 @@ def _read(jaxpr: Any, platform: str) -> Program:
     ins = [values.setdefault(var, _value(var.aval)) for var in jaxpr.invars]
     _inline(jaxpr, values, ops, platform)
     outs = [_lookup(var, values) for var in jaxpr.outvars]
+    if platform == "cpu":
+        ops, outs = _shared(ops, outs)
     return Program(ins, _alive(ops, outs), outs)
 
 
@@ -81,6 +85,8 @@ def _inline(jaxpr: Any, values: dict[Any, Value], ops: list[Op], platform: str) 
             inner = eqn.params["branches"][_chosen(by_platform, platform)]
         if inner is not None and (by_platform or name not in _KEPT):
             inner = _open(inner)
+            if eqn.params.get("prevent_cse") and eqn.params.get("differentiated") and platform != "cpu":
+                ins = [_barrier(value, ops) for value in ins]
             scope = dict(zip(inner.invars, ins[len(ins) - len(inner.invars) :], strict=True))
             scope |= {var: _value(var.aval, constant=True) for var in inner.constvars}
             _inline(inner, scope, ops, platform)
@@ -88,6 +94,35 @@ def _inline(jaxpr: Any, values: dict[Any, Value], ops: list[Op], platform: str) 
             continue
         outs = [values.setdefault(var, _value(var.aval)) for var in eqn.outvars]
         ops.append(Op(name, ins, outs, eqn.params, tuple(_read(_open(body), platform) for body in _bodies(eqn))))
+
+
+def _barrier(value: Value, ops: list[Op]) -> Value:
+    """What a rematerialised body reads: it stands in memory, and nothing is shared across."""
+    out = Value(value.shape, value.itemsize)
+    ops.append(Op("optimization_barrier", [value], [out], {}))
+    return out
+
+
+def _shared(ops: list[Op], outs: list[Value]) -> tuple[list[Op], list[Value]]:
+    """Equal operations on equal operands done once.
+
+    XLA's compiler for CPUs drops the barriers around rematerialised blocks and shares what they compute with the
+    forward pass again, so that blocks that are not in a loop keep everything after all.
+    """
+    same: dict[Value, Value] = {}
+    known: dict[Any, list[Value]] = {}
+    kept = []
+    for op in ops:
+        ins = [same.get(value, value) for value in op.ins]
+        names = tuple(value.literal or id(value) for value in ins)
+        key = (op.name, names, repr(sorted(op.params.items(), key=lambda item: item[0])))
+        if not op.bodies and key in known:
+            same.update(zip(op.outs, known[key], strict=True))
+            continue
+        kept.append(Op(op.name, ins, op.outs, op.params, op.bodies))
+        if not op.bodies:
+            known[key] = op.outs
+    return kept, [same.get(value, value) for value in outs]
 
 
 def _bodies(eqn: Any) -> list[Any]:
@@ -112,7 +147,11 @@ def _open(jaxpr: Any) -> Any:
 
 
 def _lookup(var: Any, values: dict[Any, Value]) -> Value:
-    return _value(var.aval, constant=True) if isinstance(var, jex.Literal) else values[var]
+    if not isinstance(var, jex.Literal):
+        return values[var]
+    value = _value(var.aval, constant=True)
+    value.literal = f"{var.aval} {var.val}" if not value.shape else None
+    return value
 
 
 def _value(aval: Any, constant: bool = False) -> Value:

@@ -85,8 +85,9 @@ def abstract_step(config: Mapping[str, Any], name: str, mesh: shd.AnyMesh) -> Ab
     variables = shd.unbox(boxed)
     tx, placed = main.optimizer(stage, variables, shardings, mesh)
     state = jax.eval_shape(functools.partial(begin, stage, tx), variables, jax.random.key(0))
+    smallest = math.prod(mesh.shape[axis] for axis in shd.BATCH_AXES)  # examples of an abstract batch
     batch = {
-        key: jax.ShapeDtypeStruct((batch_size, *leaf.shape[1:]), leaf.dtype)
+        key: jax.ShapeDtypeStruct((leaf.shape[0] // smallest * batch_size, *leaf.shape[1:]), leaf.dtype)
         for key, leaf in inputs.abstract_batch(config, mesh).items()
     }
     jitted = main.compiled_step(functools.partial(train_step, system, tx, stage), placed, mesh)

@@ -1,8 +1,8 @@
 """What a device of every kind can do, and how many there are: `v5e:16x16`, `h100:8`, `cpu:4`.
 
-The figures are peaks from the vendors' data sheets, written down from memory and not looked up again: TPU from Cloud
-TPU's pages of each version ("System architecture"), GPUs from NVIDIA's data sheets of each product (dense, without
-sparsity). A figure that matters should be checked there.
+The figures are vendors' peaks. `source` says where each was looked up (November 2026); a kind without a source is
+recalled from data sheets and was not confirmed, which the plan says. The share of the host's network that a GPU has is
+an assumption everywhere: a port of 100 to 400 Gbit/s a GPU.
 """
 
 import dataclasses
@@ -29,6 +29,7 @@ class Kind:
       host: devices a host.
       axes: axes of a TPU slice's grid.
       cores: JAX devices a chip.
+      source: where the figures were looked up; empty: recalled, not confirmed.
     """
 
     platform: str
@@ -41,41 +42,52 @@ class Kind:
     host: int
     axes: int = 0
     cores: int = 1
+    source: str = ""
 
 
-def _tpu(tflops: Number, gib: Number, gbs: Number, ici_gbit: Number, axes: int, cores: int = 1) -> Kind:
-    """A TPU: `ici_gbit`, both directions of all links of a chip; a slice is one network, hosts do not matter."""
-    ici = ici_gbit * 1e9 / 8 / 2 / cores
-    return Kind("tpu", tflops * 1e12, tflops * 1e12, int(gib * GIB), gbs * 1e9, ici, ici, 4, axes, cores)
+def _tpu(tflops: Number, gib: Number, gbs: Number, ici: Number, axes: int, source: str, cores: int = 1) -> Kind:
+    """A TPU, all figures of a chip: `ici` in GB/s, both directions of all links; a slice is one network."""
+    one_way = ici * 1e9 / 2 / cores
+    rate = tflops * 1e12 / cores
+    return Kind("tpu", rate, rate, int(gib * GIB / cores), gbs * 1e9 / cores, one_way, one_way, 4, axes, cores, source)
 
 
-def _gpu(bf16: Number, tf32: Number, gib: Number, gbs: Number, link: Number, network: Number, host: int = 8) -> Kind:
-    return Kind("gpu", bf16 * 1e12, tf32 * 1e12, int(gib * GIB), gbs * 1e9, link * 1e9, network * 1e9, host)
+def _gpu(
+    bf16: Number, tf32: Number, gib: Number, gbs: Number, link: Number, network: Number, source: str = "", host: int = 8
+) -> Kind:
+    """A GPU: `link` in GB/s, one direction of all NVLinks or of PCIe."""
+    rates = (bf16 * 1e12, tf32 * 1e12, int(gib * GIB), gbs * 1e9, link * 1e9, network * 1e9)
+    return Kind("gpu", *rates, host, source=source)
 
 
+_TPU7X = "Cloud TPU documentation, TPU7x (Ironwood): the table that compares v5p, v6e and TPU7x"
+_A100 = "NVIDIA A100 datasheet (1758950-r4) as quoted in Glenn Lockwood's notes on the A100"
+_H100 = "NVIDIA H100 figures as quoted in Glenn Lockwood's notes on the H100"
 KINDS: dict[str, Kind] = {
-    # Cloud TPU documentation, "TPU v4", "v5e", "v5p", "v6e (Trillium)", "TPU7x (Ironwood)": all recalled.
-    "v4": _tpu(275, 32, 1228, 2400, 3),
-    "v5e": _tpu(197, 16, 819, 1600, 2),
-    "v5p": _tpu(459, 95, 2765, 4800, 3),
-    "v6e": _tpu(918, 32, 1640, 3200, 2),
-    "tpu7x": _tpu(2307 / 2, 96, 3690, 9600, 3, cores=2),  # a chip is two devices; half of 192 GiB and 7.38 TB/s each
-    # NVIDIA data sheets (SXM forms where there are several), dense; network: a port of 100 to 400 Gbit/s a GPU.
-    "h200": _gpu(989, 494, 141e9 / GIB, 4800, 450, 50),
-    "h100": _gpu(989, 494, 80, 3350, 450, 50),
-    "h100-pcie": _gpu(756, 378, 80, 2000, 64, 25),
-    "a100": _gpu(312, 156, 80, 2039, 300, 25),
-    "a100-40gb": _gpu(312, 156, 40, 1555, 300, 25),
+    # The exchange of v4 is recalled: its page names none.
+    "v4": _tpu(275, 32, 1200, 600, 3, "Cloud TPU documentation, TPU v4 (the links' rate is recalled)"),
+    "v5e": _tpu(197, 16, 819, 400, 2, "Cloud TPU documentation, TPU v5e"),
+    "v5p": _tpu(459, 95, 2765, 1200, 3, _TPU7X),
+    "v6e": _tpu(918, 32, 1638, 800, 2, f"Cloud TPU documentation, TPU v6e; {_TPU7X}"),
+    "tpu7x": _tpu(2307, 192, 7380, 1200, 3, _TPU7X, cores=2),  # a chip is two devices, half of it each
+    # Dense rates, without sparsity; SXM forms where there are several.
+    "b200": _gpu(2250, 1100, 180e9 / GIB, 8000, 900, 50, "NVIDIA HGX B200 at 1,000 W as quoted in Glenn Lockwood's "
+                 "notes on the B200; memory: a system's 1,440 GB over 8, NVIDIA's page of the DGX B200"),
+    "h200": _gpu(989, 494, 141e9 / GIB, 4800, 450, 50, f"{_H100}; memory: resellers' tables of the H200"),
+    "h100": _gpu(989, 494, 80, 3350, 450, 50, _H100),
+    "h100-pcie": _gpu(756, 378, 80, 2000, 64, 25),  # its memory's rate alone: NVIDIA's product brief PB-11133
+    "a100": _gpu(312, 156, 80, 2039, 300, 25, _A100),
+    "a100-40gb": _gpu(312, 156, 40, 1555, 300, 25, _A100),
     "v100": _gpu(15.7, 15.7, 32, 900, 150, 12.5),  # no bfloat16 in its tensor cores: computed as float32
-    "l40s": _gpu(362, 183, 48, 864, 32, 25),
-    "l4": _gpu(121, 60, 24, 300, 32, 12.5),
+    "l40s": _gpu(362, 183, 48, 864, 32, 25, "NVIDIA's table of the L40 and L40S as resellers repeat it"),
+    "l4": _gpu(121, 60, 24, 300, 32, 12.5, "NVIDIA's figures of the L4 with sparsity as resellers repeat them, halved"),
     "a10g": _gpu(70, 35, 24, 600, 32, 12.5),
     "t4": _gpu(8.1, 8.1, 16, 320, 16, 6.25),  # the same
     "rtx4090": _gpu(165, 83, 24, 1008, 32, 12.5),
     "rtx3090": _gpu(71, 36, 24, 936, 32, 12.5),
-}
+}  # fmt: skip
 # A laptop's core: 8 float32 lanes, two fused multiply-adds a cycle at 2 GHz; what memory it has is not known.
-CPU = Kind("cpu", 32e9, 64e9, 0, 10e9, 5e9, 5e9, 1)
+CPU = Kind("cpu", 32e9, 64e9, 0, 10e9, 5e9, 5e9, 1, source="assumed")
 EXAMPLES = "cpu:8, v5e:16x16, v5p:8x8x8, h100:8"
 
 

@@ -200,7 +200,7 @@ class CoCa(nn.Module):
         """
         image, text = self.see(batch["image"], train=train), self.read(batch["ids"], batch["valid"], train=train)
         logits = self.dec.logits(self.dec(text.tokens, image.tokens, train=train))
-        ids, told = jnp.asarray(batch["ids"]), jnp.asarray(batch["valid"])
+        ids, told = jnp.asarray(batch["ids"]), jnp.asarray(batch.get("mask_loss", batch["valid"]))
         nll, words = next_token_sums(logits, ids, told if self.ignore_id is None else told & (ids != self.ignore_id))
         pooled = {"img": self._unit(image.pooled, "img_proj"), "txt": self._unit(text.pooled, "txt_proj")}
         return {**pooled, "nll": nll, "words": words}

@@ -107,13 +107,15 @@ def _below_top(path: str, depth: Mapping[str, int]) -> int:
 def make_optimizer(stage: Stage, params: Mapping, whole: Mapping | None = None) -> optax.GradientTransformation:
     """The stage's optimizer for its trainable parameters (abstract ones will do).
 
-    Lion follows Chen et al. 2023 (arXiv:2302.06675), AdamW Loshchilov & Hutter 2019; decay is decoupled in both and
-    multiplied by the scheduled rate. `whole`: see `rate_factors`.
+    Lion follows Chen et al. 2023 (arXiv:2302.06675), AdamW Loshchilov & Hutter 2019, Adafactor `_adafactor`; decay is
+    decoupled in all and multiplied by the scheduled rate. `whole`: see `rate_factors`.
     """
     factors = rate_factors(params, stage, whole)
     parts = [optax.clip_by_global_norm(stage.clip)] if stage.clip else []
     if stage.optimizer == "lion":
         parts.append(optax.scale_by_lion(stage.b1, stage.b2))
+    elif stage.optimizer == "adafactor":
+        parts += _adafactor(stage)
     else:
         parts.append(optax.scale_by_adam(stage.b1, stage.b2, stage.eps))
     if stage.weight_decay:
@@ -123,6 +125,21 @@ def make_optimizer(stage: Stage, params: Mapping, whole: Mapping | None = None) 
     if any(np.any(np.asarray(f) != 1.0) for f in jax.tree.leaves(factors)):
         parts.append(optax.stateless(lambda updates, _: jax.tree.map(_times, updates, factors)))
     return optax.chain(*parts, optax.scale_by_learning_rate(learning_rate(stage)))
+
+
+def _adafactor(stage: Stage) -> list[optax.GradientTransformation]:
+    """Adafactor as vision transformers are trained with it (Zhai et al. 2022, "Scaling Vision Transformers", §3.2).
+
+    The second moment of a matrix with two axes of 128 or more is the product of its rows' and columns' means; it decays
+    at 1 - t^-0.8 (Shazeer & Stern 2018, §7.2), but never slower than `b2`. Updates of a root mean square above 1 are
+    scaled down to it; a momentum of `b1` follows, if it is not 0. There is no scaling by the size of a parameter.
+    """
+
+    def decay(step: jax.Array, exponent: Any) -> jax.Array:
+        return jnp.minimum(1.0 - (step + 1.0) ** -exponent, stage.b2)
+
+    parts = [optax.scale_by_factored_rms(decay_rate=0.8, decay_rate_fn=decay), optax.clip_by_block_rms(1.0)]
+    return [*parts, optax.ema(stage.b1, debias=False)] if stage.b1 else parts
 
 
 def _times(update: jax.Array, factor: Any) -> jax.Array:

@@ -18,7 +18,7 @@ class Stage:
       lr: peak learning rate.
       train: patterns of the parameters that train; the others get no gradient and no optimizer state. A batch norm
         whose parameters do not train keeps its running statistics, too.
-      optimizer: "adamw" or "lion".
+      optimizer: "adamw", "lion" or "adafactor" (factored second moments: their memory is that of rows and columns).
       schedule: "cosine", "linear" or "constant", after a linear warm-up from 0 over `warmup` steps; `end_lr` is
         reached when all steps are done.
       weight_decay: decoupled (not multiplied into the gradient), on arrays of two or more axes (a scanned layer axis
@@ -56,7 +56,7 @@ class Stage:
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        choices = {"optimizer": ("adamw", "lion"), "schedule": ("cosine", "linear", "constant"),
+        choices = {"optimizer": ("adamw", "lion", "adafactor"), "schedule": ("cosine", "linear", "constant"),
                    "evaluate": ("student", "teacher")}  # fmt: skip
         for key, valid in choices.items():
             if getattr(self, key) not in valid:

@@ -57,7 +57,7 @@ def test_the_cpu_compiler_is_asked(capsys):
     ("words", "part"),
     [
         (["--topology", "v5e:16"], "v5e:4x4"),
-        (["--topology", "h100:8", "--compile", "always"], "no compiler for h100:8"),
+        (["--topology", "t4:8", "--compile", "always"], "no compiler for t4:8"),
         (["--topology", "cpu:3", "--config.mesh.fsdp=2"], "there are 3"),
         (["--topology", "cpu:3", "--config.mesh.fsdp=1"], "does not divide over 3 devices"),
     ],

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType
 
-from mmjax.plan import liveness, program, spread
+from mmjax.plan import program, spread
 
 MESH = {"data": 2, "fsdp": 4, "tensor": 1}
 BATCH, FSDP = ("data", "fsdp"), ("fsdp",)
@@ -49,15 +49,3 @@ def test_a_reshape_keeps_the_major_axis():
     assert spread.reshaped((32, 6, 8), (BATCH, (), ()), (32, 48), found) == (BATCH, ())
     assert spread.reshaped((32, 48), (BATCH, FSDP), (32, 1, 6, 8), found) == (BATCH, (), (), ())
     assert spread.reshaped((32, 48), (BATCH, FSDP), (32, 8, 6), found) == (BATCH, FSDP, ())
-
-
-def test_what_is_fused_is_not_stored():
-    whole, found = analysed(
-        lambda x, w: jnp.sum(jnp.maximum(2 * (x @ w) + 1, 0)), [(BATCH, ()), ((), ())], (32, 16), (16, 24), outs=[()]
-    )
-    assert liveness.peak(whole, found, 0, "gpu") == 32 * 24 * 4 // 8 + 4
-
-
-def test_tiles():
-    assert liveness.tiled((577, 577), 4) == (584, 640)
-    assert liveness.tiled((3,), 4) == (128,)

@@ -17,3 +17,9 @@ def test_a_wrong_topology_is_one_line_with_valid_ones(text):
     with pytest.raises(UserError, match=r"v5e:16x16.*h100:8") as caught:
         topology.parse(text)
     assert "\n" not in str(caught.value)
+
+
+def test_a_device_of_a_chip_with_two_has_half_of_it():
+    chip = topology.parse("tpu7x:2x2x1")
+    assert chip.devices == 8 and chip.spec.memory == 96 * topology.GIB and chip.spec.bf16 == 2307e12 / 2
+    assert topology.parse("v5e:2x2").spec.within == 200e9  # 400 GB/s both ways

@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from mmjax.core import trees
+from mmjax.core import sharding, trees
 from mmjax.core.errors import UserError
 from mmjax.core.stacking import stack_blocks
 from mmjax.train.optim import decay_mask, learning_rate, make_optimizer, rate_factors
@@ -189,6 +191,44 @@ def test_lion():
     assert_close(run(stage), by_hand(stage, lion))
 
 
+def test_adafactor():
+    """A matrix of two axes of 128 or more is factored; b2 bounds the decay; then clipping, momentum, decay."""
+    draw = np.random.default_rng(3).normal
+    params = {"w": np.float32(draw(size=(128, 130))), "b": np.float32(draw(size=5))}
+    grads = [{"w": np.float32(draw(size=(128, 130)) * s), "b": np.float32(draw(size=5))} for s in (0.1, 3.0, 1.0, 0.2)]
+    settings = {"lr": 0.1, "b1": 0.9, "b2": 0.5, "weight_decay": 0.2, "schedule": "constant"}
+    found = run(Stage(steps=4, optimizer="adafactor", **settings), grads, params)
+    p = {k: v.astype(np.float64) for k, v in params.items()}
+    rows, columns, v, momentum = np.zeros((128, 1)), np.zeros((1, 130)), np.zeros(5), {"w": 0.0, "b": 0.0}
+    for step, g in enumerate(grads):
+        beta = min(1 - (step + 1) ** -0.8, 0.5)
+        square = np.float64(g["w"]) ** 2
+        rows = beta * rows + (1 - beta) * square.mean(1, keepdims=True)
+        columns = beta * columns + (1 - beta) * square.mean(0, keepdims=True)
+        v = beta * v + (1 - beta) * np.float64(g["b"]) ** 2
+        update = {"w": g["w"] / np.sqrt(rows * columns / rows.mean()), "b": g["b"] / np.sqrt(v)}
+        for k, decayed in (("w", 0.2), ("b", 0.0)):
+            update[k] = update[k] / max(1.0, np.sqrt(np.mean(update[k] ** 2)))
+            momentum[k] = 0.9 * momentum[k] + 0.1 * update[k]
+            p[k] = p[k] - 0.1 * (momentum[k] + decayed * p[k])
+    for k in p:
+        np.testing.assert_allclose(found[k], p[k], rtol=2e-4, atol=1e-5)
+
+
+def test_adafactor_keeps_one_moment_and_sums(mesh8):
+    """Momentum as large as the parameters, and for the second moment a row and a column; all find their place."""
+    params = {"w": jnp.zeros((256, 512)), "bias": jnp.zeros(512)}
+    tx = make_optimizer(Stage(steps=1, lr=1.0, optimizer="adafactor"), params)
+    state = jax.eval_shape(tx.init, params)
+    assert sum(leaf.size for leaf in jax.tree.leaves(state)) < 256 * 512 + 3 * 512 + 256 + 20
+    mesh = sharding.make_mesh({"data": 2, "fsdp": 2, "tensor": 2}, mesh8.devices.reshape(-1))
+    placed = {"w": NamedSharding(mesh, P("fsdp", "tensor")), "bias": NamedSharding(mesh, P("tensor"))}
+    found = sharding.state_shardings(state, placed, mesh)
+    assert jax.jit(tx.init, out_shardings=found)(params) is not None
+    used = {str(s.spec) for s in jax.tree.leaves(found)}
+    assert str(P("fsdp", "tensor")) in used and str(P("tensor")) in used
+
+
 def test_clipping_is_by_the_global_norm():
     # An epsilon that is large against the gradients makes Adam's update proportional to them: it hides no factor.
     tx = make_optimizer(Stage(steps=1, lr=1.0, b1=0.0, b2=0.0, eps=1e6, schedule="constant", clip=2.0), SMALL)
@@ -206,7 +246,7 @@ def test_scaled_rates_scale_the_whole_update_with_its_decay():
     np.testing.assert_array_equal(two["b"], one["b"])
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "lion"])
+@pytest.mark.parametrize("optimizer", ["adamw", "lion", "adafactor"])
 def test_loop_and_scan_take_the_same_steps(params, optimizer):
     stage = Stage(steps=4, lr=0.1, weight_decay=0.1, layer_decay=0.7, optimizer=optimizer, clip=1.0)
     grads = jax.tree.map(lambda p: jnp.cos(3 * p), params)

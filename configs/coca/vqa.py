@@ -1,0 +1,26 @@
+"""CoCa fine-tuned to answer questions (Yu et al. 2022, §4.2): a pooler with one query over the decoder's states, and a
+linear map to the answers; 100,000 steps of 64 questions, images of 576 pixels.
+
+    mmjax train --config configs/coca/vqa.py --workdir runs/coca_vqa --config.init=CHECKPOINT \
+        --config.data.train=SOURCE --config.tokenizer.spec=sentencepiece:MODEL
+
+`config.data.task.classes` lists the answers (3,129 in VQA v2: give them in a copy of this file, and their number as
+`config.system.classes`). The frozen form trains pooler and map alone:
+--config.stages.train.train='["class_pool/.*","class_head/.*"]'.
+Hardware: as configs/coca/coca.py. Expected: the paper reports 82.3 on test-dev and on test-std of VQA v2. No run of
+this config to its end has been measured.
+`configs/coca/vqa.py:smoke` trains a tiny model of the same kind on the built-in emoji, in seconds on a CPU.
+"""
+
+from ml_collections import ConfigDict
+
+from mmjax.core.config import sibling
+
+ANSWERS = ("yes", "no")
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    task = {"kind": "vqa", "classes": ANSWERS}
+    head = {"classes": len(ANSWERS), "class_loss": "sigmoid"}
+    stage = {"lr": 5e-4, "lr_scale": (("class_(pool|head)/.*", 1.0), (".*", 2e-5 / 5e-4))}
+    return sibling(__file__, "_recipe").finetune(variant, batch=64, steps=100_000, task=task, head=head, stage=stage)
