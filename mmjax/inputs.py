@@ -90,11 +90,16 @@ def check_vocabulary(config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
         given = config["system"].get(key)
         if given is not None and isinstance(tokenizer, WordPiece) and tokenizer.special(token) != given:
             raise UserError(f"config.system.{key} = {given}, but the tokenizer's {token} is {tokenizer.special(token)}")
+    system: Any = systems.build(config["system"])
+    mask_id, mask = getattr(system, "mask_id", None), getattr(tokenizer, "mask_id", None)
+    if mask_id is not None and getattr(system, "mlm", False) and mask_id != mask:
+        raise UserError(f"config.system.mask_id = {mask_id}, but the tokenizer's token for hidden words is {mask}")
 
 
 def text_length(config: Mapping[str, Any], overrides: Mapping[str, Any] = MappingProxyType({})) -> int:
     """Tokens per text: `config.data.text_length` (or a stage's), or as many as the system has positions."""
-    length, most = {**config["data"], **overrides}.get("text_length"), positions_length(config)
+    length = {**(config.get("data") or {}), **overrides}.get("text_length")
+    most = positions_length(config)
     if length is not None and not 1 <= length <= most:
         raise UserError(f"config.data.text_length = {length}; valid: 1 to {most}, the positions of config.system.txt")
     return most if length is None else length
@@ -218,7 +223,7 @@ def make_evaluators(config: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str
 
 # Fields of a module that change how it runs or trains, not what it computes in evaluation.
 # Shapes tell these already; some may be left to a default, so that equal systems say them differently.
-_SHAPES = {"mlp_dim", "vocab", "length", "width", "depth", "layers", "patch_stride"}
+_SHAPES = {"cross_from", "lm_head", "types", "mlp_dim", "vocab", "length", "width", "depth", "layers", "patch_stride"}
 _FREE_FIELDS = {
     "name",
     "parent",
@@ -227,14 +232,36 @@ _FREE_FIELDS = {
     "remat",
     "attention",
     "dropout",
+    "attn_dropout",
     "drop_path",
     "patch_drop",
     "image_size",
 }
-_FREE_SYSTEM = {*_FREE_FIELDS, "loss", "loss_form", "loss_block", "scale_init", "scale_max", "bias_init"}
+_FREE_SYSTEM = {
+    *_FREE_FIELDS,
+    "queue",
+    "alpha",
+    "alpha_steps",
+    "temperature",
+    "bounds",
+    "mask_id",
+    "mask_rate",
+    "mlm",
+    "by_id",
+    "hard_negatives",
+    "classes",  # ALBEF
+    "loss",
+    "loss_form",
+    "loss_block",
+    "scale_init",
+    "scale_max",
+    "bias_init",
+}
 # CoCa's: weights and targets of its losses, what a caption begins and ends with, a classifier over the same features.
 _FREE_SYSTEM |= {"con_weight", "cap_weight", "ignore_id", "begin_id", "end_ids"}
 _FREE_SYSTEM |= {"classes", "class_of", "class_loss", "images"}
+# BLIP's: what is learned, and how.
+_FREE_SYSTEM |= {"tasks", "lead", "smoothing", "floor", "taught_negatives", "learn_temperature"}
 
 
 def check_same_computation(

@@ -29,7 +29,8 @@ def write(directory: pathlib.Path, model: Model, layout: str, tokenizer: str | N
 def text(model: Model, layout: str, tokenizer: str | None) -> str:
     """The card as Markdown."""
     config = model.config or {}
-    title = str(config.get("title") or f"{'SigLIP' if is_siglip(model.system) else 'CLIP'}, exported by mmjax")
+    kind = "SigLIP" if is_siglip(model.system) else {"clip": "CLIP"}.get(name := model.system["name"], name.upper())
+    title = str(config.get("title") or f"{kind}, exported by mmjax")
     parts = [
         _front(model),
         f"# {title}",
@@ -60,9 +61,11 @@ def _front(model: Model) -> str:
 
 def _about(model: Model, layout: str) -> str:
     img, txt, values = model.system["img"], model.system["txt"], trees.count(model.variables["params"])
+    width = model.system.get("embed_dim")
+    embeddings = "" if width is None else f", embeddings of {width}"
     return (
         f"{values:,} parameters; images of {img['image_size']}x{img['image_size']} pixels, texts of {txt['length']} "
-        f"tokens out of {txt['vocab']:,}, embeddings of {model.system['embed_dim']}. Layout: {layout}. Written from: "
+        f"tokens out of {txt['vocab']:,}{embeddings}. Layout: {layout}. Written from: "
         f"{model.layout}{', ' if model.account else ''}{model.account.partition(chr(10))[0]}."
     )
 

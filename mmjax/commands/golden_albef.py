@@ -195,14 +195,14 @@ def _losses(runner: AlbefRunner, inputs: Arrays) -> dict[str, Any]:
     if runner.model.mlm:
         masked = jnp.asarray(inputs["mlm_input_ids"], jnp.int32), jnp.asarray(inputs["mlm_labels"] != -100)
     taught = _teach(runner, batch, masked)
-    drawn = [jnp.asarray(inputs[name], jnp.int32) for name in ("neg_image_idx", "neg_text_idx")]
+    wrong_img, wrong_txt = (jnp.asarray(inputs[f"neg_{name}_idx"], jnp.int32) for name in ("image", "text"))
 
     def forward(m: ALBEF) -> dict[str, Any]:
         image = m.encode_states_image(batch["image"])
         text = m.encode_states_text(batch["ids"], batch["valid"])
         img, txt = m.features_of(image, text)
         ids, there = m._ids(batch), jnp.ones(len(img), bool)
-        negatives = matching.Negatives(*drawn, there, there)
+        negatives = matching.Negatives(wrong_img, wrong_txt, there, there)
         itm, logits = m.matching(image, text, batch["valid"], negatives, train=False)
         terms = {"itc": m.contrast(img, txt, taught, alpha, ids), "itm": itm}
         out = {"itm_logits": logits.reshape(-1, 3, 2).transpose(1, 0, 2).reshape(-1, 2)}

@@ -160,8 +160,9 @@ def load(
 
 
 def eval_image(model: Model) -> dict[str, Any]:
-    """How a published model's pictures are prepared, for `data.eval_image`: SigLIP's are squeezed to a square."""
-    mode = {"mode": "square"} if is_siglip(model.system) else {}
+    """How a published model's pictures are prepared, for `data.eval_image`: squeezed to a square; CLIP's are cut."""
+    squeezed = is_siglip(model.system) or model.system["name"] in ("albef", "blip")
+    mode = {"mode": "square"} if squeezed else {}
     return mode if model.origin is None else {**mode, "resample": model.origin.resample}
 
 

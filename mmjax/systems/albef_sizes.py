@@ -63,13 +63,13 @@ def build(config: Mapping[str, Any]) -> nn.Module:
     if (size := config.pop("size", None)) is not None:
         base.check_choice("system albef: size", size, SIZES)
         config = base.override(SIZES[size], config)
-    task = config.get("task")
+    task = str(config.get("task"))
     base.check_choice("system albef: task", task, TASKS)
     keys, required = TASKS[task]
     base.check_keys(f"system albef, task {task}", config, _SHARED | keys, ("img", "txt", *required))
     shared = base.shared_options(config)
     img = base.image_tower("system albef: img", {**IMG, **config["img"]}, features=0, **shared)
-    options = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k in ("alpha", "alpha_steps")}
+    options: dict[str, Any] = {k: config[k] for k in ("alpha", "alpha_steps") if k in config}
     options |= {k: tuple(config[k]) for k in ("mean", "std") if k in config}
     options |= {"dtype": shared["dtype"]}
     if task in ("pretrain", "retrieval"):

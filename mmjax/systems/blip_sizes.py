@@ -68,14 +68,14 @@ def build(config: Mapping[str, Any]) -> nn.Module:
     if (size := config.pop("size", None)) is not None:
         base.check_choice("system blip: size", size, SIZES)
         config = base.override(SIZES[size], config)
-    task = config.get("task")
+    task: Any = config.get("task")
     base.check_choice("system blip: task", task, TASKS)
     tasks, keys = TASKS[task]
     required = ("img", "txt", *(("dec",) if task == "vqa" else ()))
     base.check_keys(f"system blip, task {task}", config, _SHARED | keys, required)
     shared = base.shared_options(config)
     img = base.image_tower("system blip: img", {**IMG, **config["img"]}, features=0, **shared)
-    options = {
+    options: dict[str, Any] = {
         k: v for k, v in config.items() if k in keys | {"enc_id", "mean", "std"} and k not in ("dec", "merged_from")
     }
     options |= {k: tuple(v) for k, v in options.items() if k in _TUPLES and v is not None}
@@ -91,8 +91,8 @@ def build(config: Mapping[str, Any]) -> nn.Module:
         lower, upper = (_looks(whole, twin) for twin in ("mean", "merge"))
         if not 0 < from_layer < whole.depth:
             raise UserError(f"system blip: merged_from={from_layer} is not between 0 and the depth, {whole.depth}")
-        stacks = {"lower": _stack(whole, lower, from_layer), "upper": _stack(whole, upper, whole.depth - from_layer)}
-        return BLIPPairs(txt=whole.clone(depth=0, cross_from=None), **stacks, **options)
+        options |= {"lower": _stack(whole, lower, from_layer), "upper": _stack(whole, upper, whole.depth - from_layer)}
+        return BLIPPairs(txt=whole.clone(depth=0, cross_from=None), **options)
     options |= {"tasks": tasks, "by_id": task == "retrieval", "taught_negatives": task == "pretrain"}
     return BLIP(txt=text("txt", lm_head="lm" in tasks), **options)
 
