@@ -30,6 +30,7 @@ from mmjax.data.prefetch import DevicePrefetch, prefetch_to_device
 from mmjax.data.sources import open_source
 from mmjax.data.tokenizers import TRAINABLE, SentencePiece, Tokenizer, WordPiece, load_tokenizer, open_tokenizer
 from mmjax.data.tokenizers.wordpiece import DEC, ENC
+from mmjax.decoders.settings import Settings
 from mmjax.evals.base import Evaluator, Tools
 from mmjax.evals.build import build_evaluator
 
@@ -83,6 +84,8 @@ def make_tokenizer(config: Mapping[str, Any], saved: pathlib.Path | None) -> Tok
 
 def check_vocabulary(config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
     """Raises UserError if the tokenizer has ids that the system's embedding lacks: they would read other rows."""
+    if not _has_texts(config):
+        return
     vocab = int(_system_field(config, "txt", "vocab"))
     if tokenizer.vocab_size > vocab:
         raise UserError(f"config.system.txt.vocab = {vocab}, but the tokenizer has {tokenizer.vocab_size} ids")
@@ -106,13 +109,19 @@ def text_length(config: Mapping[str, Any], overrides: Mapping[str, Any] = Mappin
 
 
 def positions_length(config: Mapping[str, Any]) -> int:
-    """Tokens that a text of the system may have."""
+    """Tokens that a text of the system may have: begin and end alone, where it reads none."""
+    if not _has_texts(config):
+        return 2
     return int(_system_field(config, "txt", "length"))
 
 
 def image_size(config: Mapping[str, Any]) -> int:
     """Side of the images in pixels: the system's."""
     return int(_system_field(config, "img", "image_size"))
+
+
+def _has_texts(config: Mapping[str, Any]) -> bool:
+    return config["system"].get("name") not in systems.WITHOUT_TEXT
 
 
 def _system_field(config: Mapping[str, Any], tower: str, field: str, default: Any = None) -> Any:
@@ -209,7 +218,25 @@ def make_tools(config: Mapping[str, Any], tokenizer: Tokenizer) -> Tools:
     settings = config["data"].get("eval_image") or {}
     check_keys("config.data.eval_image", settings, tuple(f.name for f in dataclasses.fields(Preprocess)))
     preprocess: Callable = Preprocess(**{**settings, "size": image_size(config)})
-    return Tools(open_source, preprocess, functools.partial(tokenizer.batch, length=length), unusable=(BadExample,))
+    return Tools(
+        open_source,
+        preprocess,
+        functools.partial(tokenizer.batch, length=length),
+        unusable=(BadExample,),
+        decode=tokenizer.decode,
+        settings=generation_settings,
+    )
+
+
+def generation_settings(options: Mapping[str, Any]) -> Settings:
+    """Settings of generation from a config's mapping.
+
+    Raises:
+      UserError: an unknown or impossible setting.
+    """
+    check_keys("settings of generation", options, tuple(field.name for field in dataclasses.fields(Settings)))
+    given: dict[str, Any] = {key: tuple(value) if key == "end_ids" else value for key, value in options.items()}
+    return Settings(**given)
 
 
 def make_evaluators(config: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str, Evaluator]:

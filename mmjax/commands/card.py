@@ -60,12 +60,12 @@ def _front(model: Model) -> str:
 
 
 def _about(model: Model, layout: str) -> str:
-    img, txt, values = model.system["img"], model.system["txt"], trees.count(model.variables["params"])
-    width = model.system.get("embed_dim")
-    embeddings = "" if width is None else f", embeddings of {width}"
+    img, txt, values = model.system["img"], model.system.get("txt"), trees.count(model.variables["params"])
+    texts = f", texts of {txt['length']} tokens out of {txt['vocab']:,}" if txt else ""
+    embeddings = f", embeddings of {model.system['embed_dim']}" if "embed_dim" in model.system else ""
     return (
-        f"{values:,} parameters; images of {img['image_size']}x{img['image_size']} pixels, texts of {txt['length']} "
-        f"tokens out of {txt['vocab']:,}{embeddings}. Layout: {layout}. Written from: "
+        f"{values:,} parameters; images of {img['image_size']}x{img['image_size']} pixels{texts}{embeddings}. "
+        f"Layout: {layout}. Written from: "
         f"{model.layout}{', ' if model.account else ''}{model.account.partition(chr(10))[0]}."
     )
 

@@ -29,12 +29,15 @@ NO_WEIGHTS = ("generation_metrics", "losses")
 OPENERS = {
     "albef": ("golden_albef", "open_albef"),
     "blip": ("golden_blip", "open_model"),
+    "beit3": ("golden_multiway", "open_beit3"),
     "clip": ("golden_clip", "open_clip_model"),
     "coca": ("golden_coca", "open_coca"),
     "generation_metrics": ("golden_metrics", "open_arrays"),
     "losses": ("golden_clip", "open_loss"),
     "metrics": ("golden_metrics", "open_arrays"),
     "siglip": ("golden_clip", "open_clip_model"),
+    "vlmo": ("golden_multiway", "open_vlmo"),
+    "vqkd": ("golden_multiway", "open_vqkd"),
 }
 # System of a fixture whose cases stand in files of their own -> module and function: (folder, task) -> output ->
 # (our values, the reference's), one for each case.

@@ -295,7 +295,7 @@ def tokenizer_of(model: Model) -> Tokenizer | None:
         )
     if model.tokenizer is not None:
         return load_tokenizer(model.tokenizer)
-    if model.layout == "mmjax" or model.system["txt"]["vocab"] != CLIP_VOCAB:
+    if model.layout == "mmjax" or model.system.get("txt", {}).get("vocab") != CLIP_VOCAB:
         return None
     return ClipBPE() if model.layout == "open_clip" else ClipBPE(specials=OPENAI_SPECIALS)
 

@@ -7,6 +7,7 @@ instead of -0.75, and it filters when shrinking. Published checkpoints were resi
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+from scipy.interpolate import RectBivariateSpline
 
 
 def _keys_kernel(distance: np.ndarray, a: float) -> np.ndarray:
@@ -74,3 +75,30 @@ def bicubic_resize(
         return np.einsum("ay,bx,yxd->abd", rows, columns, grid, optimize=True).astype(grid.dtype)
     weights = jnp.asarray(rows, grid.dtype), jnp.asarray(columns, grid.dtype)
     return jnp.einsum("ay,bx,yxd->abd", *weights, grid, precision="highest")
+
+
+def relative_resize(table: Float[np.ndarray, "R N"], source: int, target: int) -> Float[np.ndarray, "S N"]:
+    """Rows of relative positions of a source² grid of patches for a target² one: float32[R, N] -> float32[S, N].
+
+    The first (2·source - 1)² rows are offsets; those behind them stay as they are. Each column is a bicubic spline over
+    abscissae whose steps grow geometrically from 1, so that near patches keep the bias of their distance and the
+    outermost ones land at the outermost. Beyond the last abscissa the border's value holds.
+
+    Source: Bao et al. 2021 (BEiT), as released.
+    """
+    old, new = 2 * source - 1, 2 * target - 1
+    if old == new:
+        return table
+    half = old // 2
+    low, high = 1.01, 1.5
+    while high - low > 1e-6:
+        ratio = (low + high) / 2
+        low, high = (low, ratio) if (1 - ratio**half) / (1 - ratio) > new // 2 else (ratio, high)
+    steps = np.cumsum(ratio ** np.arange(half))
+    places = np.concatenate([-steps[::-1], [0.0], steps])
+    wanted = np.arange(-(new // 2), new // 2 + 1, dtype=np.float64)
+    order, columns = min(3, old - 1), []
+    for column in table[: old * old].T:
+        spline = RectBivariateSpline(places, places, column.reshape(old, old).astype(np.float64), kx=order, ky=order)
+        columns.append(spline(wanted, wanted).reshape(-1))
+    return np.concatenate([np.stack(columns, axis=1).astype(table.dtype), table[old * old :]])

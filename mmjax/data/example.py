@@ -49,6 +49,7 @@ BATCH: dict[str, Key] = {
     ),
     "ids": Key(("int32",), ("B T",), "token ids; what stands where `valid` is False has no meaning"),
     "valid": Key(("bool",), ("B T",), "True = a real token, begin and end tokens included"),
+    "begins": Key(("bool",), ("B T",), "True = this token begins a word: what whole-word masking needs to know"),
     "mask_ar": Key(("int32",), ("B T",), "1 = this token opens a new causal block: earlier ones do not see it"),
     "mask_loss": Key(("bool",), ("B T",), "True = this token is to be predicted; unshifted, the loss shifts"),
     "label": Key(("int32",), ("B",), "class index, for evaluation and classifiers"),

@@ -336,6 +336,7 @@ class _Batches:
                 batch["mask_loss"] = np.ascontiguousarray(batch["mask_loss"][:, :size])
         image = np.stack([sample["image"] for sample in samples])
         batch = {"image": image, "ids": ids, "valid": valid, "index": np.array(numbers, np.int64), **batch}
+        batch = {key: array for key, array in batch.items() if key not in getattr(self.task, "without", ())}
         bad = [item for items in dropped for item in items]
         return batch if not bad else {**batch, DROPPED: ledger.pack(bad)}
 

@@ -125,6 +125,39 @@ class Captions(Pairs):
 
 
 @dataclasses.dataclass(frozen=True)
+class Masked(Pairs):
+    """What masked data modelling reads: pairs, or of pairs the images or the texts alone.
+
+    Attributes:
+      modality: "pair", "image" or "text".
+      whole_words: also give `begins`, which tokens begin a word, by the tokenizer's `begins_word`.
+    """
+
+    modality: str = "pair"
+    whole_words: bool = False
+
+    def __post_init__(self) -> None:
+        choose("modality of the task masked", self.modality, MODALITIES)
+
+    @property
+    def without(self) -> tuple[str, ...]:
+        """Keys that the batch does not have."""
+        return MODALITIES[self.modality]
+
+    def collate(self, samples: Sequence[Sample], tokenizer: Tokenizer, length: int) -> Arrays:
+        extra = super().collate(samples, tokenizer, length)
+        if not self.whole_words:
+            return extra
+        if not hasattr(tokenizer, "begins_word"):
+            raise UserError(f"task masked: {type(tokenizer).__name__} does not say which tokens begin a word")
+        ids, valid = tokens(tokenizer, [sample["text"] for sample in samples], length)
+        return {**extra, "begins": np.asarray(tokenizer.begins_word())[ids] & valid}
+
+
+MODALITIES = {"pair": (), "image": ("ids", "valid", "begins"), "text": ("image",)}  # -> keys that are left out
+
+
+@dataclasses.dataclass(frozen=True)
 class Questions:
     """An image, one of its questions (the example's `questions`, or its `question`), and the answers to it.
 
@@ -226,11 +259,13 @@ class Labelled:
 TASKS: dict[str, Callable[..., Task]] = {
     "pairs": Pairs,
     "caption": Captions,
+    "masked": Masked,
     "vqa": Questions,
     "nlvr2": lambda: Labelled(images=2),
     "entailment": Labelled,
 }
 _OPTIONS = {"pairs": ("image_id",), "caption": ("image_id", "prompt"),
+            "masked": ("image_id", "modality", "whole_words"),
             "vqa": ("answers", "answer_length", "classes", "weight"), "nlvr2": (), "entailment": ()}  # fmt: skip
 
 

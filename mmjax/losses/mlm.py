@@ -32,12 +32,31 @@ def mask_tokens(
 
     Source: Devlin et al. 2019 (BERT), §3.1.
     """
-    select, kind, word = (jax.random.fold_in(key, place) for place in range(3))
-    selected = jax.random.bernoulli(select, rate, ids.shape) & eligible
+    selected = jax.random.bernoulli(jax.random.fold_in(key, 0), rate, ids.shape) & eligible
+    shown = hide_tokens(key, ids, selected, vocab=vocab, mask_id=mask_id, hidden=hidden, swapped=swapped)
+    return shown, selected
+
+
+def hide_tokens(
+    key: jax.Array,
+    ids: Integer[Array, "B T"],
+    selected: Bool[Array, "B T"],
+    *,
+    vocab: int,
+    mask_id: int,
+    hidden: float = 0.8,
+    swapped: float = 0.1,
+    least: int = 0,
+) -> Integer[Array, "B T"]:
+    """The ids with the selected ones hidden, swapped or left; arguments as in `mask_tokens`.
+
+    A swapped token is any of `least` … V-1.
+    """
+    kind, word = (jax.random.fold_in(key, place) for place in (1, 2))
     share = jax.random.uniform(kind, ids.shape)
-    words = jax.random.randint(word, ids.shape, 0, vocab, ids.dtype)
+    words = jax.random.randint(word, ids.shape, least, vocab, ids.dtype)
     shown = jnp.where(share < hidden, jnp.asarray(mask_id, ids.dtype), jnp.where(share < hidden + swapped, words, ids))
-    return jnp.where(selected, shown, ids), selected
+    return jnp.where(selected, shown, ids)
 
 
 def masked_lm(

@@ -72,6 +72,11 @@ class RMSNorm(nn.Module):
         return (x * scale.reshape((1,) * (x.ndim - 1) + (-1,))).astype(self.dtype)
 
 
+def unit(x: Float[Array, "*batch D"]) -> Float[Array, "*batch D"]:
+    """`x / |x|` over the last axis."""
+    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+
 NORMS: dict[str, type[LayerNorm] | type[RMSNorm]] = {"layer": LayerNorm, "rms": RMSNorm}
 
 

@@ -5,10 +5,27 @@ from typing import Any
 import flax.linen as nn
 
 from mmjax.core.errors import UserError
-from mmjax.systems import albef_sizes, base, blip_sizes, clip, coca
+from mmjax.systems import albef_sizes, base, beit3, blip_sizes, clip, coca, vlmo, vqkd
 
-BUILDERS = {"albef": albef_sizes.build, "blip": blip_sizes.build, "clip": clip.build, "coca": coca.build}
-SIZES = {"albef": albef_sizes.SIZES, "blip": blip_sizes.SIZES, "clip": clip.SIZES, "coca": coca.SIZES}
+BUILDERS = {
+    "albef": albef_sizes.build,
+    "beit3": beit3.build,
+    "blip": blip_sizes.build,
+    "clip": clip.build,
+    "coca": coca.build,
+    "vlmo": vlmo.build,
+    "vqkd": vqkd.build,
+}
+SIZES = {
+    "albef": albef_sizes.SIZES,
+    "beit3": beit3.SIZES,
+    "blip": blip_sizes.SIZES,
+    "clip": clip.SIZES,
+    "coca": coca.SIZES,
+    "vlmo": vlmo.SIZES,
+    "vqkd": vqkd.SIZES,
+}
+WITHOUT_TEXT = ("vqkd",)  # they read images alone
 
 
 def build(config: Any) -> nn.Module:

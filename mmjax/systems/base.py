@@ -173,7 +173,7 @@ def _check_tower(where: str, config: Mapping[str, Any], valid: Collection[str], 
     for key, choices in {**_CHOICES, "pool": _POOLS["vocab" in valid]}.items():
         if key in config:
             check_choice(f"{where}: {key}", config[key], choices)
-    _check_values(where, config)
+    check_values(where, config)
     width, heads = config["width"], config.get("heads")
     if config.get("kind") != "resnet" and width % heads:
         raise UserError(f"{where}: {heads} heads do not divide the width {width}")
@@ -183,7 +183,7 @@ _COUNTS = ("image_size", "patch", "patch_stride", "width", "depth", "heads", "ml
 _RATES = ("dropout", "attn_dropout", "drop_path", "patch_drop")
 
 
-def _check_values(where: str, config: Mapping[str, Any]) -> None:
+def check_values(where: str, config: Mapping[str, Any]) -> None:
     """Raises UserError for counts that are no positive whole numbers, and rates and eps out of range."""
     for key in (key for key in _COUNTS if config.get(key) is not None):
         value = config[key]

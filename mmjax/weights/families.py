@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmjax.core.errors import UserError
-from mmjax.weights import albef, blip_family, clip_family, coca
+from mmjax.weights import albef, beit3, blip_family, clip_family, coca, vlmo, vqkd
 from mmjax.weights.family import Family, Origin, Published
 from mmjax.weights.layout import Table
 
@@ -12,6 +12,9 @@ from mmjax.weights.layout import Table
 FAMILIES: dict[str, Family] = {
     "albef": albef.FAMILY,
     "blip": blip_family.FAMILY,
+    "beit3": beit3.FAMILY,
+    "vlmo": vlmo.FAMILY,
+    "vqkd": vqkd.FAMILY,
     "coca": coca.FAMILY,
     "clip": clip_family.FAMILY,
 }

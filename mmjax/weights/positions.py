@@ -7,12 +7,15 @@ import numpy as np
 
 from mmjax.core import trees
 from mmjax.core.errors import UserError
-from mmjax.core.interpolate import bicubic_resize, linear_matrix
+from mmjax.core.interpolate import bicubic_resize, linear_matrix, relative_resize
 from mmjax.weights.layout import float32
 
 VIT, RESNET, TEXT = "params/img/pos", "params/img/attnpool/pos", "params/txt/pos"
-IMAGE = (VIT, RESNET)
+RELATIVE = "params/bias/table"  # VLMo's rows of relative positions
+DECODER = "params/decoder/pos"
+IMAGE = (VIT, RESNET, RELATIVE, DECODER)
 TABLES = (*IMAGE, TEXT)
+CUT = ("vlmo", "beit3")  # their tables of text positions are cut, not resized
 
 Resize = Callable[[np.ndarray], np.ndarray]
 
@@ -31,7 +34,7 @@ def resized_system(
         if image_size < step or image_size % step:
             raise UserError(f"image size {image_size} is not a multiple of {step} pixels, which one position covers")
         new["img"] = {**system["img"], "image_size": image_size}
-    if text_length not in (None, system["txt"]["length"]):
+    if "txt" in system and text_length not in (None, system["txt"]["length"]):
         if text_length < 1:
             raise UserError(f"text length {text_length}: at least 1 token")
         new["txt"] = {**system["txt"], "length": text_length}
@@ -61,7 +64,8 @@ def resizing(
     old: Mapping[str, Any], new: Mapping[str, Any], layout: str
 ) -> tuple[Callable[[str, np.ndarray], np.ndarray], tuple[str, ...]]:
     """The function (path, array) -> array that resizes the tables of positions, and lines for the account."""
-    found = [each for each in (_image(old, new, layout), _text(old, new)) if each is not None]
+    decoder = _image(old, new, layout, DECODER) if "decoder" in old else None  # VQ-KD's, of the same grid
+    found = [each for each in (_image(old, new, layout), decoder, _text(old, new)) if each is not None]
     tables = {path: function for path, function, _ in found}
     tables |= {path.replace("params/", "teacher/"): function for path, function in tables.items()}
     return lambda path, array: tables[path](array) if path in tables else array, tuple(note for *_, note in found)
@@ -72,12 +76,18 @@ def _step(system: Mapping[str, Any]) -> int:
     return 32 if system["img"].get("kind") == "resnet" else system["img"]["patch"]
 
 
-def _image(old: Mapping[str, Any], new: Mapping[str, Any], layout: str) -> tuple[str, Resize, str] | None:
+def _image(
+    old: Mapping[str, Any], new: Mapping[str, Any], layout: str, vit: str = VIT
+) -> tuple[str, Resize, str] | None:
     """open_clip interpolates with antialias, OpenAI's models too, which it resizes; everybody else without."""
     before, after = (each["img"]["image_size"] // _step(each) for each in (old, new))
     if before == after:
         return None
-    path, extra = RESNET if old["img"].get("kind") == "resnet" else VIT, int(old["img"].get("cls", True))
+    if old["name"] == "vlmo" and old.get("positions", "relative") == "relative":
+        note = f"{RELATIVE}: grid {before}x{before} -> {after}x{after}, cubic spline over growing distances (BEiT)"
+        return RELATIVE, lambda table: relative_resize(float32(table), before, after), note
+    path, extra = RESNET if old["img"].get("kind") == "resnet" else vit, int(old["img"].get("cls", True))
+    extra += 2 * (old["name"] == "beit3")  # rows that nobody reads
     antialias = old["name"] in ("clip", "coca") and layout != "hf"
 
     def resize(table: np.ndarray) -> np.ndarray:
@@ -92,13 +102,19 @@ def _image(old: Mapping[str, Any], new: Mapping[str, Any], layout: str) -> tuple
 
 
 def _text(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, Resize, str] | None:
-    """open_clip's rule, the only published one: linear along the whole table, without antialias; no row is kept apart.
+    """open_clip's rule: linear along the whole table, without antialias; no row is kept apart.
+    VLMo and BEiT-3 read the first rows of a longer table.
 
     Source: open_clip `resize_text_pos_embed`.
     """
-    before, after = old["txt"]["length"], new["txt"]["length"]
+    before, after = (each.get("txt", {}).get("length") for each in (old, new))
     if before == after:
         return None
+    if old["name"] in CUT:
+        if after > before:
+            raise UserError(f"texts of {after} tokens, but {old['name']} has {before} positions, which are only cut")
+        unused = 2 * (old["name"] == "beit3")
+        return TEXT, lambda table: float32(table)[: after + unused], f"{TEXT}: the first {after} of {before} tokens"
     cls = int(old["name"] == "coca")  # the class token's row is the last one
 
     def resize(table: np.ndarray) -> np.ndarray:

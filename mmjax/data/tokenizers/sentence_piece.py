@@ -57,6 +57,10 @@ class SentencePiece:
         get = self._processor
         return [(get.id_to_piece(i), get.get_score(i), get.is_control(i)) for i in range(self.vocab_size)]
 
+    def begins_word(self) -> Bool[np.ndarray, "V"]:
+        """Of every id, whether its piece begins a word: it has the mark of a space, or is a control symbol."""
+        return np.array([piece.startswith("▁") or control for piece, _, control in self.pieces()])
+
     @property
     def unk_id(self) -> int:
         """Stands for what no piece covers."""

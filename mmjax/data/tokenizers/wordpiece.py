@@ -137,6 +137,10 @@ class WordPiece:
         text = self._backend.normalizer.normalize_str(clean_caption(text, self._clean, self._most_words))
         return [word for word, _ in self._backend.pre_tokenizer.pre_tokenize_str(text)]
 
+    def begins_word(self) -> Bool[np.ndarray, "V"]:
+        """Of every id, whether its piece begins a word."""
+        return np.array([not token.startswith(MARK) for token in (*self.tokens, *self.added)])
+
     def special(self, token: str) -> int:
         """The id of a token by its spelling, such as "[ENC]".
 

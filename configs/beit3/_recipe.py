@@ -1,0 +1,83 @@
+"""How BEiT-3 was trained (Wang et al. 2022, §2.2 and appendix), shared by the configs beside this file.
+
+From the paper: masked data modelling for 1,000,000 steps of 2,048 images, 2,048 texts and 2,048 pairs; AdamW with
+beta2 0.98, epsilon 1e-6, weight decay 0.05, peak 1e-3 after 10,000 steps of warm-up, a cosine, gradients clipped at 3,
+drop path 0.1; 40 % of the patches masked block-wise, 15 % of a text's words and 50 % of a pair's; random crops, flips,
+colours by 0.4. No pre-training code was released.
+
+Ours: a batch of 2,048 pairs is the 2,048 images, the 2,048 texts and the pairs at once. The image codes are those of a
+VQ-KD (`configs/vqkd`), whose run `init` names.
+"""
+
+from ml_collections import ConfigDict
+
+from mmjax.core.errors import UserError
+from mmjax.systems import beit3, vqkd
+
+TOKENIZER = {
+    "img": {"image_size": 32, "patch": 8, "width": 32, "depth": 1, "heads": 2},
+    "decoder": {"width": 32, "depth": 1, "heads": 2},
+    "codes": 32,
+    "code_dim": 8,
+    "target": 16,
+    "kmeans": False,
+}
+
+
+def paper(size: str, variant: str = "") -> ConfigDict:
+    """The config of a size; "smoke" is a tiny model of the same kind for three steps on the built-in scenes.
+
+    Raises:
+      UserError: another variant.
+    """
+    if variant not in ("", "smoke"):
+        raise UserError(f"variant {variant!r} does not exist; there are '' (as in the paper) and 'smoke'")
+    tokenizer = vqkd.SIZES["base_3"]
+    if size == "giant":  # patches of 14: its grid has 16 x 16 codes, of images of 256 pixels
+        tokenizer = {**tokenizer, "img": {**tokenizer["img"], "image_size": 256}}
+    c = ConfigDict()
+    c.title = f"BEiT-3 {size}"
+    c.seed = 0
+    c.init = ""
+    c.system = ConfigDict({
+        "name": "beit3", "size": size, "tasks": ("mdm",), "tokenizer": tokenizer, "drop_path": 0.1, "dtype": "auto",
+        "scan": True, "remat": "full",
+    })  # fmt: skip
+    c.tokenizer = ConfigDict({"spec": "sentencepiece:beit3.spm"})
+    c.data = ConfigDict({
+        "train": "", "batch_size": 2048, "text_length": 64, "text": {}, "workers": 16, "read_ahead": 2,
+        "image": {"scale": (0.2, 1.0), "flip": 0.5, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4},
+        "task": {"kind": "masked"},
+    })  # fmt: skip
+    c.mesh = ConfigDict({"data": -1, "fsdp": 8, "tensor": 1})
+    adam = {"b2": 0.98, "eps": 1e-6, "weight_decay": 0.05, "clip": 3.0, "lr": 1e-3}
+    c.stages = ConfigDict({
+        "pretrain": {"steps": 1_000_000, "warmup": 10_000, "train": beit3.STAGES["pretrain"], **adam}
+    })  # fmt: skip
+    c.evals = ConfigDict()
+    c.every = ConfigDict({"log": 50, "save": 1_000, "evaluate": 0})
+    c.keep = 2
+    c.writers = ("jsonl", "csv")
+    c.report = ()
+    if variant:
+        smoke(c, shared=size == "giant")
+    return c
+
+
+def smoke(c: ConfigDict, shared: bool = False) -> None:
+    """A tiny model for three steps; its image codes are of random weights."""
+    c.init = "random"
+    c.system = ConfigDict({
+        "name": "beit3", "tasks": ("mdm",), "width": 32, "depth": 2, "heads": 2, "shared": shared, "top": int(shared),
+        "codes": 32, "tokenizer": TOKENIZER, "img": {"image_size": 32, "patch": 8},
+        "txt": {"vocab": 400, "length": 24, "mask_id": 399},
+    })  # fmt: skip
+    source = "emoji_scenes:train?length=200"
+    c.tokenizer = ConfigDict({"train_on": source, "vocab_size": 350})
+    c.data.train, c.data.batch_size, c.data.workers, c.data.text_length = source, 16, 0, 24
+    c.mesh.fsdp = 1
+    for stage in c.stages.values():
+        stage.steps, stage.warmup = 3, 1
+    c.every = ConfigDict({"log": 1, "save": 2, "evaluate": 0})
+    c.evals = ConfigDict()
+    c.report = ()

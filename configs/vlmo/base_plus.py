@@ -1,0 +1,19 @@
+r"""VLMo Base-plus: images, then texts, then pairs (Bao et al. 2021, and the released code).
+
+    mmjax train --config configs/vlmo/base_plus.py --workdir runs/vlmo_base_plus \
+        --config.data.train=SOURCE --config.init=INIT
+
+`tokenizer.spec` is BERT's vocabulary, `wordpiece:vocab.txt`; INIT gives the image tokenizer a VQ-KD's weights.
+Hardware: a slice of a TPU pod or a cluster of GPUs, in groups of 8 devices. Expected: three stages of 200,000 steps;
+the logs give each loss, the norm of the gradients and pairs per second. No run of this config to its end has been
+measured. What is published and what is ours: _recipe.py.
+`configs/vlmo/base_plus.py:smoke` trains a tiny model of the same kind on the built-in scenes, in a minute on a CPU.
+"""
+
+from ml_collections import ConfigDict
+
+from mmjax.core.config import sibling
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    return sibling(__file__, "_recipe").paper("base_plus", variant)

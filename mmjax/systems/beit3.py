@@ -1,0 +1,339 @@
+"""BEiT-3: images as a foreign language, one Multiway transformer and one task, masked data modelling (Wang et al. 2022,
+"Image as a Foreign Language: BEiT Pretraining for All Vision and Vision-Language Tasks")."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Integer
+
+from mmjax.core.errors import UserError
+from mmjax.core.sharding import constrain
+from mmjax.core.types import Batch, Term
+from mmjax.encoders.tokens import UNUSED, ImageTokens, WordTokens
+from mmjax.fusion.multiway import IMG, TXT, Multiway
+from mmjax.losses import masking, mlm
+from mmjax.losses.classify import cross_entropy, soft_answers
+from mmjax.losses.contrastive import softmax_contrastive
+from mmjax.nn import masks
+from mmjax.nn.classifier import Classifier
+from mmjax.nn.dense import Dense, normal
+from mmjax.nn.norm import LayerNorm, unit
+from mmjax.nn.patch import normalise
+from mmjax.nn.transformer import BlockSpec
+from mmjax.systems import base, stacks, vqkd
+
+TASKS = ("mdm", "caption", "retrieval", "vqa", "nlvr2", "classify")
+EPS = 1e-5
+HALF = (0.5, 0.5, 0.5)
+RATES = {"image": 0.4, "text": 0.15, "pair": 0.5, "caption": 0.7}
+
+
+class BEiT3(nn.Module):
+    """Images and texts through one Multiway transformer; the image stands before the text.
+
+    Attributes:
+      tasks: what the system has heads for: "mdm" (pre-training), "caption", "retrieval", "vqa", "nlvr2", "classify".
+      codes: image codes that masked data modelling predicts; tokenizer: the VQ-KD that gives them, never trained here.
+      classes: of VQA or of images.
+      mask_id: id of the mask token; rates: share that is masked of images alone and in pairs, texts alone, texts of
+        pairs, captions. smoothing: of the labels of captions.
+    """
+
+    img: ImageTokens
+    txt: WordTokens
+    fusion: Multiway
+    tasks: tuple[str, ...]
+    mask_id: int
+    codes: int = 8192
+    tokenizer: vqkd.VQKD | None = None
+    classes: int = 3129
+    rates: Mapping[str, float] | None = None
+    smoothing: float = 0.1
+    dtype: DTypeLike = jnp.float32
+
+    # ---------------------------------------------------------------- parts
+
+    def setup(self) -> None:
+        def dense(features: int, bias: bool = True, axis: str | None = None, std: float = 0.02) -> Dense:
+            return Dense(features, ("embed", axis), bias, normal(std), dtype=self.dtype)
+
+        D, tasks = self.img.width, set(self.tasks)
+        if tasks & {"mdm", "caption"}:
+            self.words = dense(self.txt.vocab, axis="vocab")
+        if "mdm" in tasks:
+            self.patches = dense(self.codes)
+        if "retrieval" in tasks:
+            self.img_proj, self.txt_proj = dense(D, False), dense(D, False)
+            self.log_scale = self.param("log_scale", nn.initializers.constant(np.log(1 / 0.07)), (), jnp.float32)
+        if "vqa" in tasks:
+            self.pool_norm, self.pooler = LayerNorm(EPS, self.dtype), dense(D)
+            self.answer_head = Classifier(2 * D, self.classes, dtype=self.dtype)
+        if "nlvr2" in tasks:
+            self.pair_head = Classifier(2 * D, 2, norm_in=True, std=2e-5, dtype=self.dtype)
+        if "classify" in tasks:
+            self.class_norm, self.class_head = LayerNorm(EPS, self.dtype), dense(self.classes, std=2e-5)
+
+    def states(
+        self,
+        image: Array | None = None,
+        ids: Array | None = None,
+        valid: Array | None = None,
+        *,
+        masked: Bool[Array, "B P"] | None = None,
+        mask: Bool[Array, "#B 1 T T"] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "B S D"]:
+        """The transformer's states of an image (class token first), of a text, or of the image and then the text.
+
+        Args:
+          image, ids, valid: of a batch.
+          masked: patches that the mask token replaces.
+          mask: True = attend, besides that no token sees padding.
+        """
+        parts, seen = [], []
+        if image is not None:
+            parts.append((IMG, self.img(normalise(image, HALF, HALF), masked)))
+            seen.append(jnp.ones(parts[0][1].shape[:2], bool))
+        if ids is not None:
+            real = jnp.asarray(valid)
+            parts.append((TXT, self.txt(jnp.asarray(ids), real)))
+            seen.append(real)
+        segments = tuple((name, x.shape[1]) for name, x in parts)
+        x = jnp.concatenate([x for _, x in parts], axis=1)
+        mask = masks.combine(mask, None if ids is None else masks.padding(jnp.concatenate(seen, axis=1)))
+        return self.fusion(x, segments, mask=mask, train=train)[0]
+
+    # ---------------------------------------------------------------- methods of the tasks (§2.3, §3)
+
+    def embed_image(self, image: Array, *, train: bool = False) -> Float[Array, "B E"]:
+        """Images for retrieval, float32[B, E] of unit length."""
+        return _unit(self.img_proj(self.states(image, train=train)[:, 0]))
+
+    def embed_text(self, ids: Array, valid: Array, *, train: bool = False) -> Float[Array, "B E"]:
+        """Texts for retrieval, float32[B, E] of unit length."""
+        return _unit(self.txt_proj(self.states(ids=ids, valid=valid, train=train)[:, 0]))
+
+    def answer(self, image: Array, ids: Array, valid: Array, *, train: bool = False) -> Float[Array, "B C"]:
+        """Logits of the answers to questions, from the image's class token."""
+        x = self.states(image, ids, valid, train=train)[:, 0]
+        return self.answer_head(jnp.tanh(self.pooler(self.pool_norm(x))))
+
+    def reason(self, images: Array, ids: Array, valid: Array, *, train: bool = False) -> Float[Array, "B 2"]:
+        """Logits of whether a text is (false, true) of two pictures, `images` [B, 2, Y, X, C] (NLVR2)."""
+        passes = [self.states(images[:, i], ids, valid, train=train) for i in (0, 1)]
+        begin = self.img.patches + 1  # the text's first token
+        return self.pair_head(jnp.concatenate([x[:, at] for x in passes for at in (0, begin)], axis=1))
+
+    def classify(self, image: Array, *, train: bool = False) -> Float[Array, "B C"]:
+        """Logits of the classes, from the mean of the patches."""
+        x = self.class_norm(self.states(image, train=train)[:, 1:].mean(axis=1))
+        return self.class_head(x).astype(jnp.float32)
+
+    def caption_logits(self, image: Array, ids: Array, valid: Array, *, train: bool = False) -> Float[Array, "B T V"]:
+        """Logits of the words where each sees the image and the words up to itself; the image sees itself alone."""
+        return self.word_logits(self.states(image, ids, valid, mask=self.unidirectional(ids.shape[1]), train=train))
+
+    def unidirectional(self, length: int) -> Bool[Array, "1 1 T T"]:
+        """The mask of captioning for an image and `length` tokens (§3.1: image captioning)."""
+        opens = jnp.arange(self.img.patches + 1 + length) > self.img.patches
+        return masks.blocks(opens[None])
+
+    def next_logits(self, image: Array, ids: Array, count: Integer[Array, "B"]) -> Float[Array, "B V"]:
+        """Logits of the word after the first `count` tokens of each row: a mask token stands there and guesses.
+
+        Args:
+          image: of a batch.
+          ids: int[B, T], begin token first; what follows the first `count` has no meaning.
+          count: int[B], at least 1 and less than T.
+        """
+        places = jnp.arange(ids.shape[1])[None]
+        shown = jnp.where(places == count[:, None], self.mask_id, ids)
+        logits = self.caption_logits(image, shown, places <= count[:, None])
+        return jnp.take_along_axis(logits, count[:, None, None], axis=1)[:, 0]
+
+    def word_logits(self, states: Float[Array, "B S D"]) -> Float[Array, "B T V"]:
+        """Logits of the words of a text alone, or of the text behind an image; float32."""
+        image = self.img.patches + 1
+        text = states[:, image:] if states.shape[1] > image else states
+        return self.words(text).astype(jnp.float32)
+
+    # ---------------------------------------------------------------- objective
+
+    def losses(self, batch: Batch, *, train: bool) -> dict[str, Term]:
+        """The task's terms."""
+        image: Any
+        ids: Any
+        valid: Any
+        image, ids, valid = (batch.get(key) for key in ("image", "ids", "valid"))
+        if "vqa" in self.tasks:
+            return {"vqa": soft_answers(self.answer(image, ids, valid, train=train), batch["target"])}
+        if "nlvr2" in self.tasks:
+            return {"nlvr2": cross_entropy(self.reason(image, ids, valid, train=train), batch["label"])}
+        if "classify" in self.tasks:
+            return {"classify": cross_entropy(self.classify(image, train=train), batch["label"])}
+        if "retrieval" in self.tasks:
+            img, txt = self.embed_image(image, train=train), self.embed_text(ids, valid, train=train)
+            return {"itc": softmax_contrastive(img, txt, jnp.exp(self.log_scale))}
+        if "caption" in self.tasks:
+            behind = jnp.asarray(valid) & (jnp.arange(valid.shape[1]) > 0)[None]  # the end, too, but not the begin
+            return {"caption": self.caption_loss(image, ids, valid, *self.hide(ids, behind, "caption"), train=train)}
+        return self.masked_losses(batch, train=train)
+
+    def masked_losses(self, batch: Batch, *, train: bool) -> dict[str, Term]:
+        """Masked data modelling (§2.2): of images, of texts and of pairs, as far as the batch has them.
+
+        A batch of pairs is three: of its images, of its texts, and of the pairs, each masked by its own draw.
+        """
+        image: Any
+        ids: Any
+        valid: Any
+        image, ids, valid = (batch.get(key) for key in ("image", "ids", "valid"))
+        terms: dict[str, Term] = {}
+        codes = None
+        if image is not None:
+            if self.tokenizer is None:
+                raise UserError("masked data modelling of images needs a tokenizer: system.tokenizer, a VQ-KD")
+            codes = jax.lax.stop_gradient(self.tokenizer.codes_of(image))
+            terms["image"] = self.masked_loss(image, codes, masked=self.hide_patches(len(codes)), train=train)["image"]
+        if ids is not None:
+            inside = masking.words_inside(jnp.asarray(valid))
+            shown, chosen = self.hide(ids, inside, "text", batch.get("begins"))
+            terms["text"] = self.masked_loss(ids=ids, valid=valid, shown=shown, chosen=chosen, train=train)["text"]
+            if image is not None and codes is not None:
+                shown, chosen = self.hide(ids, inside, "pair", batch.get("begins"))
+                pair = self.masked_loss(image, codes, ids, valid, masked=self.hide_patches(len(codes)), shown=shown,
+                                        chosen=chosen, train=train)  # fmt: skip
+                terms |= {f"pair_{kind}": term for kind, term in pair.items()}
+        return terms
+
+    def masked_loss(
+        self,
+        image: Array | None = None,
+        codes: Integer[Array, "B P"] | None = None,
+        ids: Array | None = None,
+        valid: Array | None = None,
+        *,
+        masked: Bool[Array, "B P"] | None = None,
+        shown: Integer[Array, "B T"] | None = None,
+        chosen: Bool[Array, "B T"] | None = None,
+        train: bool = False,
+    ) -> dict[str, Term]:
+        """`image`: cross-entropy of the codes of masked patches; `text`: of the chosen words; of one pass."""
+        states = self.states(image, shown, valid, masked=masked, train=train)
+        terms = {}
+        if image is not None and codes is not None and masked is not None:
+            terms["image"] = mlm.masked_lm(self.code_logits(states), codes, masked)
+        if ids is not None and chosen is not None:
+            terms["text"] = mlm.masked_lm(self.word_logits(states), jnp.asarray(ids), chosen)
+        return terms
+
+    def code_logits(self, states: Float[Array, "B S D"]) -> Float[Array, "B P C"]:
+        """Logits of the codes of the patches; float32."""
+        return self.patches(states[:, 1 : 1 + self.img.patches]).astype(jnp.float32)
+
+    def caption_loss(self, image: Array, ids: Array, valid: Array, shown: Array, chosen: Array, *, train: bool) -> Term:
+        """KL divergence from smoothed labels (the true word has 1 - ε, every other ε / (V - 1)) at the chosen words."""
+        V, eps = self.txt.vocab, self.smoothing
+        logits = self.caption_logits(image, shown, valid, train=train)
+        each = mlm.token_losses(logits, jnp.asarray(ids), smoothing=eps * V / (V - 1))
+        least = -(1 - eps) * np.log1p(-eps) - (eps * np.log(eps / (V - 1)) if eps else 0.0)
+        count = jnp.maximum(chosen.sum(), 1).astype(jnp.float32)
+        return Term(jnp.sum(jnp.where(chosen, each - least, 0.0)), count)
+
+    def hide(self, ids: Array, candidates: Array, kind: str, begins: Array | None = None) -> tuple[Array, Array]:
+        """(ids with words hidden, which)."""
+        key, rates = self.make_rng("dropout"), {**RATES, **(self.rates or {})}
+        chosen = masking.choose_tokens(key, candidates, rates[kind], begins)
+        shown = mlm.hide_tokens(key, jnp.asarray(ids), chosen, vocab=self.txt.vocab, mask_id=self.mask_id, least=3)
+        return shown, chosen
+
+    def hide_patches(self, batch: int) -> Bool[Array, "B P"]:
+        """Masked patches, block-wise."""
+        side, rate = self.img.image_size // self.img.patch, {**RATES, **(self.rates or {})}["image"]
+        return masking.choose_blocks(self.make_rng("dropout"), batch, side, round(rate * side * side))
+
+    def example(self, rows: int, length: int | None = None) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of a training batch of so many rows; `length`: tokens of a text, default all positions."""
+        batch = base.example(rows, self.img.image_size, length or self.txt.length)
+        if "vqa" in self.tasks:
+            batch["target"] = jax.ShapeDtypeStruct((rows, self.classes), jnp.float32)
+        if {"nlvr2", "classify"} & set(self.tasks):
+            batch["label"] = jax.ShapeDtypeStruct((rows,), jnp.int32)
+        if "nlvr2" in self.tasks:
+            batch["image"] = jax.ShapeDtypeStruct((rows, 2, *batch["image"].shape[1:]), jnp.uint8)
+        return batch
+
+    def __call__(self, batch: Batch, *, train: bool = False) -> dict[str, Term]:
+        if self.is_initializing():  # every expert, whichever of them the tasks read
+            image = jnp.zeros((1, self.img.image_size, self.img.image_size, 3))
+            ids, valid = jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool)
+            states = [self.states(image), self.states(ids=ids, valid=valid), self.states(image, ids, valid)]
+            if self.tokenizer is not None:
+                self.tokenizer({"image": image})
+            if "mdm" in self.tasks and self.tokenizer is None:  # weights for use, without a way to train
+                self.code_logits(states[0]), self.word_logits(states[1])
+                return {}
+        return self.losses(batch, train=train) if self.tasks else {}
+
+
+def _unit(x: Float[Array, "B E"]) -> Float[Array, "B E"]:
+    return constrain(unit(x.astype(jnp.float32)), "batch", None)
+
+
+# ---------------------------------------------------------------- stages, sizes
+
+STAGES: dict[str, tuple[str, ...]] = {"pretrain": ("(?!tokenizer/).*",), "finetune": (".*",)}
+"""What trains: everything but the image tokenizer."""
+
+
+def _size(width: int, depth: int, heads: int, **other: Any) -> dict[str, Any]:
+    texts = {"vocab": 64_010, "length": 1022, "mask_id": 64_001}
+    size = {"width": width, "depth": depth, "heads": heads, "img": {"image_size": 224, "patch": 16}, "txt": texts}
+    return {"tasks": ("mdm",), **size, **other}
+
+
+SIZES: dict[str, dict[str, Any]] = {
+    "base": _size(768, 12, 12),
+    "large": _size(1024, 24, 16),
+    "giant": _size(1408, 40, 16, mlp_dim=6144, top=3, shared=True, img={"image_size": 224, "patch": 14}),
+}
+"""Base and large as released, every module of an expert its own; the paper's giant (table 2), with one attention for
+all and an expert for fused sequences in its last three blocks."""
+
+
+def build(config: Mapping[str, Any]) -> BEiT3:
+    """A BEiT-3 from a mapping; its keys are listed in systems/stacks.py.
+
+    Raises:
+      UserError: unknown or missing keys and values that do not exist; the message lists the valid ones.
+    """
+    config, where = stacks.sized("beit3", config, SIZES), "system beit3"
+    options = {"codes", "classes", "rates", "smoothing"}
+    base.check_keys(where, config, {"name", *stacks.STACK, "top", "shared", "norm_final", "tasks", "tokenizer", "img",
+                                    "txt", *options}, required=("width", "depth", "heads", "img", "txt"))  # fmt: skip
+    tasks = config.get("tasks", ())
+    if tasks:
+        stacks.check_tasks(where, tasks, TASKS)
+    img, txt, top, D = config["img"], config["txt"], config.get("top", 0), config["width"]
+    base.check_keys(f"{where}: img", img, ("image_size", "patch"), ("image_size", "patch"))
+    base.check_keys(f"{where}: txt", txt, ("vocab", "length", "mask_id"), ("vocab", "length", "mask_id"))
+    base.check_keys(f"{where}: rates", config.get("rates", {}), RATES)
+    fields, shared = stacks.stack_options(where, config)
+    spec = BlockSpec(**fields, act="gelu", eps=EPS, sub_norm=True, separate=not config.get("shared", False))
+    tokenizer = config.get("tokenizer")
+    final = config.get("norm_final", not {"vqa", "classify"} & set(tasks))  # whose heads have a norm of their own
+    return BEiT3(
+        img=ImageTokens(img["image_size"], img["patch"], D, unused=UNUSED, maskable=True, dtype=spec.dtype),
+        txt=WordTokens(txt["vocab"], txt["length"], D, spec.dtype),
+        fusion=Multiway(spec, config["depth"] - top, top, norm_final=final, **shared),
+        tasks=tuple(tasks),
+        mask_id=txt["mask_id"],
+        tokenizer=None if tokenizer is None else vqkd.build({"name": "vqkd", **tokenizer}),
+        dtype=spec.dtype,
+        **{key: config[key] for key in options if key in config},
+    )
