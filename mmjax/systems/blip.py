@@ -30,7 +30,8 @@ TASKS = ("itc", "itm", "lm")
 WRITES = "dec"
 """The text model's mode of writing: self-attention of its own, everything else shared with the encoder (§3.2)."""
 Image = UInt8[AnyArray, "B Y X C"] | Float[AnyArray, "B Y X C"]
-Ids, Valid = Integer[AnyArray, "B T"], Bool[AnyArray, "B T"]
+Ids = Integer[AnyArray, "B T"]
+Valid = Bool[AnyArray, "B T"]
 
 
 class BLIP(nn.Module):
