@@ -264,29 +264,13 @@ _FREE_FIELDS = {
     "patch_drop",
     "image_size",
 }
-_FREE_SYSTEM = {
-    *_FREE_FIELDS,
-    "queue",
-    "alpha",
-    "alpha_steps",
-    "temperature",
-    "bounds",
-    "mask_id",
-    "mask_rate",
-    "mlm",
-    "by_id",
-    "hard_negatives",
-    "classes",  # ALBEF
-    "loss",
-    "loss_form",
-    "loss_block",
-    "scale_init",
-    "scale_max",
-    "bias_init",
-}
+_FREE_SYSTEM = {*_FREE_FIELDS, "loss", "loss_form", "loss_block", "scale_init", "scale_max", "bias_init"}
 # CoCa's: weights and targets of its losses, what a caption begins and ends with, a classifier over the same features.
 _FREE_SYSTEM |= {"con_weight", "cap_weight", "ignore_id", "begin_id", "end_ids"}
 _FREE_SYSTEM |= {"classes", "class_of", "class_loss", "images"}
+# ALBEF's: what its losses weigh and draw.
+_FREE_SYSTEM |= {"queue", "alpha", "alpha_steps", "temperature", "bounds", "mask_id", "mask_rate", "mlm", "by_id"}
+_FREE_SYSTEM |= {"hard_negatives"}
 # BLIP's: what is learned, and how.
 _FREE_SYSTEM |= {"tasks", "lead", "smoothing", "floor", "taught_negatives", "learn_temperature"}
 
