@@ -29,6 +29,7 @@ from mmjax.data.pipeline import Pipeline
 from mmjax.data.prefetch import DevicePrefetch, prefetch_to_device
 from mmjax.data.sources import open_source
 from mmjax.data.tokenizers import TRAINABLE, SentencePiece, Tokenizer, WordPiece, load_tokenizer, open_tokenizer
+from mmjax.data.tokenizers.wordpiece import DEC, ENC
 from mmjax.decoders.settings import Settings
 from mmjax.evals.base import Evaluator, Tools
 from mmjax.evals.build import build_evaluator
@@ -88,6 +89,10 @@ def check_vocabulary(config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
     vocab = int(_system_field(config, "txt", "vocab"))
     if tokenizer.vocab_size > vocab:
         raise UserError(f"config.system.txt.vocab = {vocab}, but the tokenizer has {tokenizer.vocab_size} ids")
+    for key, token in {"dec_id": DEC, "enc_id": ENC}.items():
+        given = config["system"].get(key)
+        if given is not None and isinstance(tokenizer, WordPiece) and tokenizer.special(token) != given:
+            raise UserError(f"config.system.{key} = {given}, but the tokenizer's {token} is {tokenizer.special(token)}")
     system: Any = systems.build(config["system"])
     mask_id, mask = getattr(system, "mask_id", None), getattr(tokenizer, "mask_id", None)
     if mask_id is not None and getattr(system, "mlm", False) and mask_id != mask:
@@ -266,6 +271,8 @@ _FREE_SYSTEM |= {"classes", "class_of", "class_loss", "images"}
 # ALBEF's: what its losses weigh and draw.
 _FREE_SYSTEM |= {"queue", "alpha", "alpha_steps", "temperature", "bounds", "mask_id", "mask_rate", "mlm", "by_id"}
 _FREE_SYSTEM |= {"hard_negatives"}
+# BLIP's: what is learned, and how.
+_FREE_SYSTEM |= {"tasks", "lead", "smoothing", "floor", "taught_negatives", "learn_temperature"}
 
 
 def check_same_computation(

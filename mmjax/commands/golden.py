@@ -28,6 +28,7 @@ NO_WEIGHTS = ("generation_metrics", "losses")
 # a fixture of one system does not import the others.
 OPENERS = {
     "albef": ("golden_albef", "open_albef"),
+    "blip": ("golden_blip", "open_model"),
     "beit3": ("golden_multiway", "open_beit3"),
     "clip_vit_l": ("golden_llava", "open_tower"),
     "llama": ("golden_llava", "open_language"),

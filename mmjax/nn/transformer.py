@@ -15,7 +15,7 @@ from mmjax.core.errors import UserError
 from mmjax.core.sharding import constrain
 from mmjax.nn.attention import MultiHeadAttention
 from mmjax.nn.cache import CACHE, Slots
-from mmjax.nn.dense import BlockInit, normal_init
+from mmjax.nn.dense import BlockInit, Dense, normal_init
 from mmjax.nn.mlp import Mlp
 from mmjax.nn.norm import norm
 from mmjax.nn.segments import Segments, by_segment
@@ -63,6 +63,8 @@ class BlockSpec:
       cross: adds cross-attention to a context between self-attention and MLP (`cross`, `norm_cross`).
       norm_context: the context passes a norm of its own in every block, `norm_context` (open_clip's CoCa).
       mid_mlp: a second MLP between self- and cross-attention, `norm_mid` and `mlp_mid` (open_clip's CoCa).
+      twin: None; or two contexts float[B, 2, S, E], looked at by `cross0` and `cross1`, of which the block takes the
+        "mean", or what the linear map `merge` makes of both ("merge": BLIP's NLVR2).
       layer_scale: initial value of a learned gain per channel on each branch, `scale1`, `scale2` (Touvron et al. 2021).
       drop_path: highest rate of dropping a whole branch per example (Huang et al. 2016); grows linearly over a stack.
       dropout, attn_dropout: of the branches, and of the attention weights.
@@ -92,6 +94,7 @@ class BlockSpec:
     separate: bool = False
     bias_kv: bool = False
     cross: bool = False
+    twin: str | None = None
     norm_context: bool = False
     mid_mlp: bool = False
     layer_scale: float | None = None
@@ -167,6 +170,8 @@ class Block(nn.Module):
             return attention(x, bias=bias, mask=inputs.mask, rope=inputs.rope, slots=inputs.slots, train=self.train)
 
         def cross(x: Array) -> Array:
+            if s.twin is not None:
+                return self._twin(x, inputs.context)
             context, kv, mask, slots = inputs.context, layer.context_kv, inputs.context_mask, inputs.slots
             if s.norm_context and context is not None:
                 context = norm(s.norm)(s.eps, s.dtype, name="norm_context")(context)
@@ -206,6 +211,15 @@ class Block(nn.Module):
             name=name,
             **options,
         )
+
+    def _twin(self, x: Float[Array, "B T D"], contexts: Float[Array, "B 2 S E"]) -> Float[Array, "B T D"]:
+        """Two contexts, each looked at by an attention of its own."""
+        s = self.spec
+        looks = [self._attention(f"cross{i}")(x, contexts[:, i], train=self.train) for i in range(2)]
+        if s.twin == "mean":
+            return (looks[0] + looks[1]) / 2
+        both = jnp.concatenate(looks, axis=-1)  # [B, T, 2 * D]
+        return Dense(x.shape[-1], ("embed", None), True, s.inits.out, dtype=s.dtype, name="merge")(both)
 
     def _residual(self, x: Array, branch: Any, part: str, drop_path: Any, segments: Segments) -> Array:
         """x plus a branch, with the norm (of each segment) in its place."""

@@ -49,7 +49,7 @@ txt:
   causal (default true), mask_padding (default false), pool ("end" (default: the end token), "last" or "cls"),
   cls_shift (default false), layer_scale (default null)
 
-BERT, the text towers of name "albef" (systems/albef_sizes.py):
+BERT, the text towers of "albef" (systems/albef_sizes.py) and "blip" (systems/blip_sizes.py: types 0, cross_from 0):
   vocab *, length * (positions), width *, depth *, heads *
   mlp_dim (default 4 * width), act (default "gelu"), eps (default 1e-12), types (rows of token types, default 2)
   cross_from   first layer with cross-attention, default null: none
@@ -78,6 +78,7 @@ llm:
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -119,6 +120,23 @@ def example(rows: int, image_size: int, length: int) -> dict[str, jax.ShapeDtype
         "ids": jax.ShapeDtypeStruct((rows, length), jnp.int32),
         "valid": jax.ShapeDtypeStruct((rows, length), jnp.bool_),
     }
+
+
+def picture_ids(batch: Mapping[str, Any]) -> jax.Array:
+    """int32[B], what the pictures of a batch show: `image_id`, or else `index`, the example's number.
+
+    Raises:
+      UserError: the batch has neither.
+    """
+    ids = batch.get("image_id", batch.get("index"))
+    if ids is None:
+        raise UserError("pairs of one picture are positives of each other: the batch needs image_id, or index")
+    return jnp.asarray(ids, jnp.int32)
+
+
+def stream_key(module: nn.Module, stream: str) -> jax.Array:
+    """A step's key of a named stream; outside of training always the same one."""
+    return module.make_rng(stream) if module.has_rng(stream) else jax.random.key(0)
 
 
 def plain(config: Any) -> dict[str, Any]:
