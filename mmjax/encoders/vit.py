@@ -122,7 +122,8 @@ class ViT(nn.Module):
         if not self.taps:
             return self._pooled(stack(x, train=train))
         x, tapped = stack(x, taps=self.taps, train=train)
-        return self._pooled(x).replace(tapped=tapped)
+        out = self._pooled(x)
+        return VisionOutput(out.tokens, out.pooled, tapped)
 
     def _pooled(self, x: Float[Array, "B T D"]) -> VisionOutput:
         if self.norm_post == "all":

@@ -165,7 +165,8 @@ def build(config: Mapping[str, Any]) -> LanguageModel:
     shared = {"dtype", "scan", "remat", "attention"}
     base.check_keys("system language", config, {"name", "llm", "end_ids", *shared}, ("llm",))
     llm = decoder("system language: llm", config["llm"], **base.shared_options(config))
-    return LanguageModel(llm, tuple(config.get("end_ids", (2,))))
+    ends: Any = config.get("end_ids", (2,))
+    return LanguageModel(llm, tuple(ends))
 
 
 LANGUAGE_SIZES: dict[str, dict[str, Any]] = {name: {"llm": llm} for name, llm in SIZES.items()}

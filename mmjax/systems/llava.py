@@ -166,7 +166,9 @@ def build(config: Mapping[str, Any]) -> LLaVA:
     base.check_choice("system llava: act", config.get("act", "gelu"), tuple(ACTIVATIONS))
     shared_options = base.shared_options(config)
     img = {"taps": (-2,), **config["img"]}
-    chosen = {k: tuple(v) if k in ("mean", "std", "end_ids") else v for k, v in config.items() if k in options}
+    chosen: dict[str, Any] = {
+        k: tuple(v) if k in ("mean", "std", "end_ids") else v for k, v in config.items() if k in options
+    }
     return LLaVA(
         img=base.image_tower("system llava: img", {**img, "taps": tuple(img["taps"])}, features=0, **shared_options),
         llm=language.decoder("system llava: llm", config["llm"], **shared_options),
