@@ -138,9 +138,10 @@ def decoder(where: str, config: Mapping[str, Any], **shared: Any) -> Llama:
         base.check_choice(f"{where}: size", size, SIZES)
         config = {**SIZES[size], **config}
     base.check_keys(where, config, _DECODER, _REQUIRED)
-    for key, choices in {"act": ACTIVATIONS, "remat": REMAT, "attention": KERNELS}.items():
+    kinds: dict[str, Any] = {"act": ACTIVATIONS, "remat": REMAT, "attention": KERNELS}
+    for key, choices in kinds.items():
         if key in config:
-            base.check_choice(f"{where}: {key}", config[key], tuple(choices))
+            base.check_choice(f"{where}: {key}", config[key], [*choices])
     for key in (*_REQUIRED, "kv_heads", "head_dim", "window"):
         value = config.get(key)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
