@@ -13,7 +13,8 @@ from PIL import Image
 
 import mmjax
 from mmjax import cli, systems
-from mmjax.commands import evaluate, models
+from mmjax.commands import evaluate as command
+from mmjax.commands import models
 from mmjax.core.errors import UserError
 from mmjax.core.stacking import stack_blocks
 from mmjax.data.example import BadExample
@@ -275,8 +276,8 @@ def test_importing_mmjax_stays_quick():
 
 def spec_of(*words: str) -> dict:
     parser = argparse.ArgumentParser()
-    evaluate.add_arguments(parser)
-    return evaluate.own_spec(parser.parse_args(["--checkpoint", "x", *words]))
+    command.add_arguments(parser)
+    return command.own_spec(parser.parse_args(["--checkpoint", "x", *words]))
 
 
 def test_options_of_any_kind_are_json_or_text() -> None:
