@@ -100,7 +100,7 @@ def test_the_codebook_follows_its_features_over_all_devices(mesh8):
     codes, features, new = jax.jit(update)(variables, BATCH)
     old = np.asarray(variables["codebook"]["quantize"]["vectors"])
     z = np.asarray(features).reshape(-1, 4)
-    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    z = z / np.linalg.norm(z, axis=1, keepdims=True)
     flat = np.asarray(codes).reshape(-1)
     for k in range(12):
         expected = old[k]
