@@ -16,6 +16,8 @@ COMMANDS = {
     "train": ("mmjax.commands.train", "train a config; continues what the work directory holds"),
     "eval": ("mmjax.commands.evaluate", "evaluate a checkpoint"),
     "embed": ("mmjax.commands.embed", "write embeddings of pictures or texts to a file"),
+    "capfilt": ("mmjax.commands.capfilt", "caption images, and keep the texts that fit them"),
+    "generate": ("mmjax.commands.generate", "write captions of pictures, or answers about them"),
     "search": ("mmjax.commands.search", "search pictures by a text or by another picture"),
     "convert": ("mmjax.commands.convert", "convert a checkpoint between layouts"),
     "data": ("mmjax.commands.data", "inspect a data source, or convert it to shards"),

@@ -17,7 +17,7 @@ from mmjax.core.errors import BadExample, UserError
 from mmjax.core.placement import put
 from mmjax.data.decode import decode_image
 from mmjax.data.tokenizers import Tokenizer, open_tokenizer
-from mmjax.evals.base import Predictor, Tools
+from mmjax.evals.base import Predictor, Tools, seeds
 from mmjax.evals.prompts import PLAIN, embed_ensemble, load_templates
 from mmjax.weights import positions
 
@@ -72,6 +72,37 @@ class LoadedModel:
           UserError: no texts, or templates that do not exist.
         """
         return embed_ensemble(self.predictor, self.tools.tokenize, _several(texts), load_templates(templates))
+
+    def generate(
+        self, pictures: Sequence[Picture], prompt: str | Sequence[str] | None = None, *, seed: int = 0, **settings: Any
+    ) -> list[str]:
+        """A text for each picture: a caption, a prompt gone on with, or the answer to a question.
+
+        Args:
+          pictures: as for `embed_image`.
+          prompt: what the texts begin with, or, of a system that answers questions, the question; one for all, or one
+            for each; None: what the system begins with by itself. The prompt is not part of what is returned.
+          seed: of sampling.
+          **settings: of generation, the fields of `mmjax.decoders.settings.Settings`; beam search with three beams of
+            at most 30 tokens unless told.
+
+        Raises:
+          UserError: a checkpoint that does not write, no pictures, or settings that do not exist.
+
+        Example:
+          mmjax.load("runs/blip").generate(["cat.jpg"], sample=True, top_p=0.9, max_length=20)
+        """
+        self.predictor.check("generate")
+        how = self.tools.how(settings or {"beams": 3, "max_length": 30})
+        images = [self.tools.preprocess(pixels(picture)) for picture in _several(pictures)]
+        batch: dict[str, Any] = {"image": images, "seed": seeds(seed, len(images))}
+        if prompt is not None:
+            each = [prompt] * len(images) if isinstance(prompt, str) else list(prompt)
+            if len(each) != len(images):
+                raise UserError(f"{len(each)} prompts for {len(images)} pictures; give one for each, or one for all")
+            answers = hasattr(self.predictor.system, "rank_answers")  # these read the whole question
+            batch["ids"], batch["valid"] = (self.tools.tokenize if answers else self.tools.begin)(each)
+        return self.tools.written(self.predictor.over("generate", batch, how))
 
 
 def load(

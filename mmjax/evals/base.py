@@ -12,9 +12,11 @@ encode_states_text(ids, valid)        [B, T, …], what `match` takes of a text;
 match(image_states, text_states, valid)   float[B, 2], logits of (does not fit, fits)
 logits(batch)                         float[B, C], of a classifier's classes (NLVR2, SNLI-VE, a closed set of answers)
 generate(batch, settings)             {"ids": int32[B, L], "valid": bool[B, L]}: what was written after the prompt,
-                                      without begin and end tokens. batch: image, ids and valid (the prompt or the
-                                      question, padded on the right) where the system takes one, and seed uint32[B] for
-                                      sampling: a row's text follows from its own seed, whatever stands beside it.
+                                      without begin and end tokens. batch: image; ids and valid, padded on the right,
+                                      what the text begins with (begin token and words, no end token), or of a system
+                                      that answers questions the whole question (end token and all); and seed
+                                      uint32[B] for sampling: a row's text follows from its own seed, whatever stands
+                                      beside it.
                                       settings: hashable, the decoders' settings of generation; static under jit.
 rank_answers(batch, answer_ids, answer_valid, k)   {"index": int32[B, k], "score": float[B, k]}, best first: of the
                                       candidates int32[A, L] that all rows share, the k whose first token is most
@@ -23,7 +25,7 @@ rank_answers(batch, answer_ids, answer_valid, k)   {"index": int32[B, k], "score
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -40,6 +42,8 @@ from mmjax.core.sharding import BATCH_AXES, batch_sharding, replicated, use_mesh
 Value = tuple[str, float]
 Tokenize = Callable[[Sequence[str]], tuple[Int32[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]]
 
+METHODS = ("embed_image", "embed_text", "pool_image", "encode_image", "encode_text", "encode_states_image",
+           "encode_states_text", "match", "logits", "generate", "rank_answers")  # fmt: skip
 _IN_FLIGHT = 2  # batches dispatched before the oldest result is fetched: bounds memory, overlaps host and device
 
 
@@ -86,6 +90,8 @@ class Tools:
       tokenize: texts -> (int32[B, T], bool[B, T]) at the system's length.
       unusable: what a source raises for an example that cannot be used; without it, any error stops.
       left_out: the examples that were not used, in the order in which they were met.
+      decode: token ids -> text.
+      settings: a config's mapping -> settings of generation.
     """
 
     open_source: Callable[[str], Any]
@@ -93,6 +99,35 @@ class Tools:
     tokenize: Tokenize
     unusable: tuple[type[Exception], ...] = ()
     left_out: list[LeftOut] = field(default_factory=list)
+    decode: Callable[[Int32[np.ndarray, " T"]], str] | None = None
+    settings: Callable[[Mapping[str, Any]], Hashable] | None = None
+
+    def begin(self, texts: Sequence[str]) -> tuple[Int32[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:
+        """Tokens of texts that are to be gone on with: as `tokenize`, without the end token."""
+        ids, valid = self.tokenize(texts)
+        valid = np.asarray(valid) & (np.cumsum(valid, axis=1) < valid.sum(axis=1, keepdims=True))
+        keep = max(1, int(valid.sum(axis=1).max()))
+        return np.ascontiguousarray(ids[:, :keep]), np.ascontiguousarray(valid[:, :keep])
+
+    def written(self, made: Mapping[str, np.ndarray]) -> list[str]:
+        """Texts from what a system's `generate` returns, white space around them removed.
+
+        Raises:
+          UserError: there is no tokenizer that decodes.
+        """
+        if self.decode is None:
+            raise UserError("the checkpoint's tokenizer cannot turn ids into text")
+        return [self.decode(ids[valid]).strip() for ids, valid in zip(made["ids"], made["valid"], strict=True)]
+
+    def how(self, options: Mapping[str, Any]) -> Hashable:
+        """Settings of generation from a config's mapping.
+
+        Raises:
+          UserError: an unknown or impossible setting.
+        """
+        if self.settings is None:
+            raise UserError("nothing here says how text is generated")
+        return self.settings(options)
 
 
 class Predictor:
@@ -118,7 +153,7 @@ class Predictor:
         self.system, self.variables, self.mesh = system, variables, mesh
         shards = 1 if mesh is None else int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
         self.batch_size = -(-batch_size // shards) * shards
-        self._compiled: dict[str, Callable] = {}
+        self._compiled: dict[Hashable, Callable] = {}
 
     def replace(self, variables: Mapping[str, Any]) -> "Predictor":
         """The same predictor with other weights; it shares the compiled functions."""
@@ -145,35 +180,72 @@ class Predictor:
         Raises:
           UserError: nothing to predict, inputs of different lengths, or a result that is not finite.
         """
+        made = self._run(method, inputs, self._function(method, lambda *batch: batch, ()), ())
+        return made
+
+    def over(self, method: str, batch: Mapping[str, Rows], *arguments: Any) -> Any:
+        """Applies a named method that takes a batch, and arguments that all rows share.
+
+        Args:
+          method: of the system.
+          batch: key -> rows, all of one length.
+          arguments: arrays go to the devices whole; anything else is hashable and static under jit.
+
+        Returns:
+          What the method returns, a mapping of arrays or an array, rows of all batches together.
+
+        Raises:
+          UserError: see `__call__`.
+        """
+        keys = tuple(batch)
+        arrays = tuple(argument for argument in arguments if isinstance(argument, np.ndarray))
+        static = tuple(None if isinstance(argument, np.ndarray) else argument for argument in arguments)
+
+        def inputs(*rows: Any) -> tuple[Any, ...]:
+            shared = iter(rows[len(keys) :])
+            filled = [next(shared) if isinstance(a, np.ndarray) else a for a in arguments]
+            return dict(zip(keys, rows, strict=False)), *filled
+
+        return self._run(method, list(batch.values()), self._function(method, inputs, (keys, static)), arrays)
+
+    def _run(self, method: str, inputs: Sequence[Rows], function: Callable, shared: Sequence[np.ndarray]) -> Any:
         total = len(inputs[0])
         if not total or any(len(array) != total for array in inputs):
             raise UserError(f"{method}: inputs need one common length above zero, not {[len(x) for x in inputs]}")
-        function, pending, done = self._function(method), [], []
+        pending, done = [], []
         for start in range(0, total, self.batch_size):
             count = min(self.batch_size, total - start)
             batch = [self._place(array, start, count) for array in inputs]
             with use_mesh(self.mesh) if self.mesh is not None else contextlib.nullcontext():
-                pending.append((processes.settle(function(self.variables, *batch)), count))
+                pending.append((processes.settle(function(self.variables, *batch, *shared)), count))
             if len(pending) > _IN_FLIGHT:
                 done.append(_fetch(*pending.pop(0)))
-        result = np.concatenate(done + [_fetch(*item) for item in pending])
-        if not np.isfinite(result).all():
-            bad = np.flatnonzero(~np.isfinite(result).reshape(total, -1).all(axis=1))
-            raise UserError(
-                f"{method} gives values that are not finite for {len(bad)} of {total} inputs, first {bad[0]}"
-            )
+        done += [_fetch(*item) for item in pending]
+        result = jax.tree.map(lambda *parts: np.concatenate(parts), *done)
+        for leaf in jax.tree.leaves(result):
+            if not np.isfinite(leaf).all():
+                bad = np.flatnonzero(~np.isfinite(leaf).reshape(total, -1).all(axis=1))
+                raise UserError(
+                    f"{method} gives values that are not finite for {len(bad)} of {total} inputs, first {bad[0]}"
+                )
         return result
 
-    def _function(self, method: str) -> Callable:
-        if method not in self._compiled:
-            if not hasattr(self.system, method):
-                offered = sorted(m for m in dir(type(self.system)) if m.startswith(("embed_", "encode_", "pool_")))
-                raise UserError(f"{type(self.system).__name__} has no method {method!r}; it offers {offered}")
+    def _function(self, method: str, inputs: Callable[..., tuple[Any, ...]], key: Hashable) -> Callable:
+        """The compiled method; `inputs` makes its arguments from rows and what they share, `key` names how."""
+        if (method, key) not in self._compiled:
+            self.check(method)
             where: dict[str, Any] = {} if self.mesh is None else {"out_shardings": replicated(self.mesh)}
-            self._compiled[method] = jax.jit(
-                lambda variables, *batch: self.system.apply(variables, *batch, method=method), **where
+            self._compiled[method, key] = jax.jit(
+                lambda variables, *rows: self.system.apply(variables, *inputs(*rows), method=method), **where
             )
-        return self._compiled[method]
+        return self._compiled[method, key]
+
+    def check(self, *methods: str) -> None:
+        """Raises UserError for a method that the system lacks; it names those that it has."""
+        for method in methods:
+            if not hasattr(self.system, method):
+                offered = [name for name in METHODS if hasattr(self.system, name)]
+                raise UserError(f"{type(self.system).__name__} has no method {method!r}; it offers {offered}")
 
     def _place(self, array: Rows, start: int, count: int) -> Any:
         """`count` rows from `start` on, padded; every process reads only those that its own devices hold."""
@@ -192,6 +264,11 @@ class Predictor:
         return jax.make_array_from_callback((self.batch_size, *shape), batch_sharding(self.mesh), rows)
 
 
+def seeds(seed: int, count: int) -> Shaped[np.ndarray, " N"]:
+    """uint32[N], a seed for each text that is sampled; more texts change none of the first ones."""
+    return np.random.SeedSequence(seed).generate_state(count, np.uint32)
+
+
 def _window(array: Rows, start: int, count: int, size: int) -> np.ndarray:
     """Rows start … start + count of an array or a lazy sequence, padded with zeros to `size` rows."""
     stop = start + count
@@ -202,8 +279,11 @@ def _window(array: Rows, start: int, count: int, size: int) -> np.ndarray:
     return np.concatenate([rows, np.zeros((size - count, *rows.shape[1:]), rows.dtype)]) if count < size else rows
 
 
-def _fetch(result: jax.Array, count: int) -> np.ndarray:
-    rows = np.asarray(result)[:count]
+def _fetch(result: Any, count: int) -> Any:
+    return jax.tree.map(lambda leaf: _plain(np.asarray(leaf)[:count]), result)
+
+
+def _plain(rows: np.ndarray) -> np.ndarray:
     return rows if np.issubdtype(rows.dtype, np.integer) or rows.dtype == bool else rows.astype(np.float32)
 
 

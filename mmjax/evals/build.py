@@ -5,13 +5,18 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mmjax.core.errors import UserError
-from mmjax.evals import linear_probe, retrieval, zeroshot
+from mmjax.evals import caption, linear_probe, matching, rerank, retrieval, verdict, vqa, zeroshot
 from mmjax.evals.base import Evaluator, Tools
 
 KINDS: dict[str, Callable[[str, Mapping[str, Any], Tools], Evaluator]] = {
     "retrieval": retrieval.build,
     "zeroshot": zeroshot.build,
     "linear_probe": linear_probe.build,
+    "rerank": rerank.build,
+    "matching": matching.build,
+    "caption": caption.build,
+    "vqa": vqa.build,
+    "verdict": verdict.build,
 }
 
 

@@ -62,7 +62,8 @@ def test_other_weights_compile_nothing_new():
     first = predictor.embed_image(images)
     other = predictor.replace({"params": {"scale": jnp.float32(4)}})
     np.testing.assert_allclose(other.embed_image(images), 2 * first, rtol=1e-6)
-    assert other._compiled["embed_image"]._cache_size() == 1
+    (compiled,) = other._compiled.values()
+    assert compiled._cache_size() == 1
 
 
 def test_errors_name_the_thing():
