@@ -29,6 +29,7 @@ from mmjax.data.pipeline import Pipeline
 from mmjax.data.prefetch import DevicePrefetch, prefetch_to_device
 from mmjax.data.sources import open_source
 from mmjax.data.tokenizers import TRAINABLE, SentencePiece, Tokenizer, WordPiece, load_tokenizer, open_tokenizer
+from mmjax.data.tokenizers.wordpiece import DEC, ENC
 from mmjax.decoders.settings import Settings
 from mmjax.evals.base import Evaluator, Tools
 from mmjax.evals.build import build_evaluator
@@ -88,11 +89,20 @@ def check_vocabulary(config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
     vocab = int(_system_field(config, "txt", "vocab"))
     if tokenizer.vocab_size > vocab:
         raise UserError(f"config.system.txt.vocab = {vocab}, but the tokenizer has {tokenizer.vocab_size} ids")
+    for key, token in {"dec_id": DEC, "enc_id": ENC}.items():
+        given = config["system"].get(key)
+        if given is not None and isinstance(tokenizer, WordPiece) and tokenizer.special(token) != given:
+            raise UserError(f"config.system.{key} = {given}, but the tokenizer's {token} is {tokenizer.special(token)}")
+    system: Any = systems.build(config["system"])
+    mask_id, mask = getattr(system, "mask_id", None), getattr(tokenizer, "mask_id", None)
+    if mask_id is not None and getattr(system, "mlm", False) and mask_id != mask:
+        raise UserError(f"config.system.mask_id = {mask_id}, but the tokenizer's token for hidden words is {mask}")
 
 
 def text_length(config: Mapping[str, Any], overrides: Mapping[str, Any] = MappingProxyType({})) -> int:
     """Tokens per text: `config.data.text_length` (or a stage's), or as many as the system has positions."""
-    length, most = {**config["data"], **overrides}.get("text_length"), positions_length(config)
+    length = {**(config.get("data") or {}), **overrides}.get("text_length")
+    most = positions_length(config)
     if length is not None and not 1 <= length <= most:
         raise UserError(f"config.data.text_length = {length}; valid: 1 to {most}, the positions of config.system.txt")
     return most if length is None else length
@@ -213,9 +223,22 @@ def make_tools(config: Mapping[str, Any], tokenizer: Tokenizer) -> Tools:
         preprocess,
         functools.partial(tokenizer.batch, length=length),
         unusable=(BadExample,),
-        decode=tokenizer.decode,
+        decode=functools.partial(written_text, tokenizer),
         settings=generation_settings,
     )
+
+
+def written_text(tokenizer: Tokenizer, ids: np.ndarray) -> str:
+    """The text of ids that a model wrote; an id that its vocabulary has and the tokenizer has not is shown as U+FFFD.
+
+    Vocabularies are often padded to a round number: a model that has learned little may write one of those rows.
+    """
+    known = ids < tokenizer.vocab_size
+    if known.all():
+        return tokenizer.decode(ids)
+    parts = np.split(ids, np.flatnonzero(~known))
+    texts = [tokenizer.decode(part[part < tokenizer.vocab_size]).strip() for part in parts]
+    return " \ufffd ".join(texts).strip()
 
 
 def generation_settings(options: Mapping[str, Any]) -> Settings:
@@ -240,7 +263,7 @@ def make_evaluators(config: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str
 
 # Fields of a module that change how it runs or trains, not what it computes in evaluation.
 # Shapes tell these already; some may be left to a default, so that equal systems say them differently.
-_SHAPES = {"mlp_dim", "vocab", "length", "width", "depth", "layers", "patch_stride"}
+_SHAPES = {"cross_from", "lm_head", "types", "mlp_dim", "vocab", "length", "width", "depth", "layers", "patch_stride"}
 _FREE_FIELDS = {
     "name",
     "parent",
@@ -249,6 +272,7 @@ _FREE_FIELDS = {
     "remat",
     "attention",
     "dropout",
+    "attn_dropout",
     "drop_path",
     "patch_drop",
     "image_size",
@@ -257,6 +281,11 @@ _FREE_SYSTEM = {*_FREE_FIELDS, "loss", "loss_form", "loss_block", "scale_init", 
 # CoCa's: weights and targets of its losses, what a caption begins and ends with, a classifier over the same features.
 _FREE_SYSTEM |= {"con_weight", "cap_weight", "ignore_id", "begin_id", "end_ids"}
 _FREE_SYSTEM |= {"classes", "class_of", "class_loss", "images"}
+# ALBEF's: what its losses weigh and draw.
+_FREE_SYSTEM |= {"queue", "alpha", "alpha_steps", "temperature", "bounds", "mask_id", "mask_rate", "mlm", "by_id"}
+_FREE_SYSTEM |= {"hard_negatives"}
+# BLIP's: what is learned, and how.
+_FREE_SYSTEM |= {"tasks", "lead", "smoothing", "floor", "taught_negatives", "learn_temperature"}
 
 
 def check_same_computation(

@@ -216,7 +216,7 @@ def optimizer(stage: Stage, variables: Mapping, shardings: Mapping, mesh: Any) -
     trainable, _ = trees.split(whole, stage.train, "train")
     tx = make_optimizer(stage, trainable, whole)
     abstract = jax.eval_shape(functools.partial(begin, stage, tx), variables, jax.random.key(0))
-    return tx, shd.state_shardings(abstract, shardings["params"], mesh)
+    return tx, shd.state_shardings(abstract, shardings, mesh)
 
 
 def describe(name: str, stage: Stage, state: State, start: int) -> None:

@@ -19,8 +19,8 @@ EXAMPLES = [{"image": toy.grey(v), "key": f"k{v}", "texts": [str(v), str(v + 5)]
 
 
 def model() -> LoadedModel:
-    return LoadedModel(pathlib.Path("toy"), "toy", {}, toy.Toy(), toy.VARIABLES, None, {}, toy.predictor(3),
-                       toy.tools([]))  # type: ignore[arg-type]  # fmt: skip
+    return LoadedModel(pathlib.Path("toy"), "toy", {}, toy.Toy(), toy.VARIABLES, toy.WORDS, {}, toy.predictor(3),
+                       toy.tools([]))  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +34,9 @@ def plan(**changes: Any) -> Plan:
 
 
 def contents(folder: pathlib.Path) -> dict[str, Any]:
-    lines = [json.loads(line) for path in sorted(folder.glob("decisions-*.jsonl")) for line in path.open()]
+    lines = [
+        json.loads(line) for path in sorted(folder.glob("decisions-*.jsonl")) for line in path.read_text().splitlines()
+    ]
     data = open_source(f"arrayrecord:{folder}/data-*.arrayrecord")
     return {"lines": lines, "texts": {data[i]["key"]: data[i]["texts"] for i in range(len(data))}}
 
@@ -73,9 +75,10 @@ def test_processes_and_restarts_write_the_same(tmp_path: pathlib.Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):  # after its first shard
         capfilt(plan(), model(), model(), two, process=0, processes=2, tick=stop)
+    (two / "data-00002-of-00003.arrayrecord.partial-1").touch()  # what a kill leaves
     seen: list[int] = []
     assert capfilt(plan(), model(), model(), two, tick=lambda shard, of: seen.append(shard)) is not None
-    assert contents(tmp_path / "one") == contents(two)
+    assert contents(tmp_path / "one") == contents(two) and not list(two.glob("*.partial-*"))
     assert capfilt(plan(), model(), model(), two, tick=lambda shard, of: seen.append(9)) is not None
     assert seen == [0, 1, 2]  # a finished job does nothing
 

@@ -29,7 +29,8 @@ def write(directory: pathlib.Path, model: Model, layout: str, tokenizer: str | N
 def text(model: Model, layout: str, tokenizer: str | None) -> str:
     """The card as Markdown."""
     config = model.config or {}
-    title = str(config.get("title") or f"{'SigLIP' if is_siglip(model.system) else 'CLIP'}, exported by mmjax")
+    kind = "SigLIP" if is_siglip(model.system) else {"clip": "CLIP"}.get(name := model.system["name"], name.upper())
+    title = str(config.get("title") or f"{kind}, exported by mmjax")
     parts = [
         _front(model),
         f"# {title}",
@@ -55,18 +56,22 @@ def _front(model: Model) -> str:
     whole = len(known) == 1 and all(item["licence"] in known for item in model.licences)
     lines = ["---", f"license: {json.dumps(known.pop())}" if whole else "license: other"]
     lines += [] if whole else ["license_name: see-the-ledger-below"]
-    return "\n".join([*lines, "tags: [mmjax, zero-shot-image-classification]", "---"])
+    task = {"language": "text-generation", "llava": "image-text-to-text"}.get(model.system["name"])
+    return "\n".join([*lines, f"tags: [mmjax, {task or 'zero-shot-image-classification'}]", "---"])
 
 
 def _about(model: Model, layout: str) -> str:
-    img, txt, values = model.system["img"], model.system.get("txt"), trees.count(model.variables["params"])
-    texts = f", texts of {txt['length']} tokens out of {txt['vocab']:,}" if txt else ""
-    embeddings = f", embeddings of {model.system['embed_dim']}" if "embed_dim" in model.system else ""
-    return (
-        f"{values:,} parameters; images of {img['image_size']}x{img['image_size']} pixels{texts}{embeddings}. "
-        f"Layout: {layout}. Written from: "
-        f"{model.layout}{', ' if model.account else ''}{model.account.partition(chr(10))[0]}."
-    )
+    parts, system = [f"{trees.count(model.variables['params']):,} parameters"], model.system
+    if "image_size" in (img := system.get("img", {})):
+        parts.append(f"images of {img['image_size']}x{img['image_size']} pixels")
+    if "length" in (txt := system.get("txt", {})):
+        parts.append(f"texts of {txt['length']} tokens out of {txt['vocab']:,}")
+    if "llm" in system:
+        parts.append(f"a decoder of {system['llm']['vocab']:,} tokens")
+    if "embed_dim" in system:
+        parts.append(f"embeddings of {system['embed_dim']}")
+    about = f"{parts[0]}; {', '.join(parts[1:])}. Layout: {layout}. Written from: {model.layout}"
+    return f"{about}{', ' if model.account else ''}{model.account.partition(chr(10))[0]}."
 
 
 def _loading(model: Model, layout: str) -> str:
@@ -79,6 +84,9 @@ def _loading(model: Model, layout: str) -> str:
         'model, _, preprocess = open_clip.create_model_and_transforms("local-dir:DIR")\n'
         'tokenizer = open_clip.get_tokenizer("local-dir:DIR")',
     }
+    auto = {"language": "AutoModelForCausalLM", "llava": "AutoModelForImageTextToText"}.get(model.system["name"])
+    if auto is not None:
+        theirs = {"hf": f'from transformers import {auto}\n\nmodel = {auto}.from_pretrained("DIR")'}
     return "\n\n".join(f"```python\n{code}\n```" for code in [ours, *([theirs[layout]] if layout in theirs else [])])
 
 

@@ -27,7 +27,16 @@ NO_WEIGHTS = ("generation_metrics", "losses")
 # System of a fixture -> module of this folder and its function, which opens a fixture and returns its runner. By name:
 # a fixture of one system does not import the others.
 OPENERS = {
+    "albef": ("golden_albef", "open_albef"),
+    "blip": ("golden_blip", "open_model"),
     "beit3": ("golden_multiway", "open_beit3"),
+    "clip_vit_l": ("golden_llava", "open_tower"),
+    "llama": ("golden_llava", "open_language"),
+    "llava1": ("golden_llava", "open_llava"),
+    "llava15": ("golden_llava", "open_llava"),
+    "llava_next": ("golden_llava", "open_llava"),
+    "llava_next_original": ("golden_llava", "open_llava"),
+    "mistral": ("golden_llava", "open_language"),
     "clip": ("golden_clip", "open_clip_model"),
     "coca": ("golden_coca", "open_coca"),
     "generation_metrics": ("golden_metrics", "open_arrays"),

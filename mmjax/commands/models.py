@@ -14,7 +14,8 @@ from mmjax.core import trees
 from mmjax.core.errors import UserError
 from mmjax.core.stacking import STACK, unstack_blocks
 from mmjax.data.choices import choose
-from mmjax.data.tokenizers import ClipBPE, Gemma, SentencePiece, SigLIP, Tokenizer, gemma, load_tokenizer
+from mmjax.data.tokenizers import ClipBPE, Gemma, SentencePiece, SigLIP, Tokenizer, WordPiece, gemma, load_tokenizer
+from mmjax.data.tokenizers import wordpiece as bert
 from mmjax.data.tokenizers.published import SPIECE, publish
 from mmjax.systems import base
 from mmjax.train import checkpoint
@@ -159,8 +160,9 @@ def load(
 
 
 def eval_image(model: Model) -> dict[str, Any]:
-    """How a published model's pictures are prepared, for `data.eval_image`: SigLIP's are squeezed to a square."""
-    mode = {"mode": "square"} if is_siglip(model.system) else {}
+    """How a published model's pictures are prepared, for `data.eval_image`: squeezed to a square; CLIP's are cut."""
+    squeezed = is_siglip(model.system) or model.system["name"] in ("albef", "blip")
+    mode = {"mode": "square"} if squeezed else {}
     return mode if model.origin is None else {**mode, "resample": model.origin.resample}
 
 
@@ -258,11 +260,11 @@ def _metrics(path: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _vocabulary(path: pathlib.Path) -> pathlib.Path | None:
-    """The vocabulary of a published checkpoint: a SentencePiece model, or a `tokenizer.json` of Gemma's."""
+    """The vocabulary of a published checkpoint: a SentencePiece model, a `tokenizer.json` of Gemma's, or BERT's."""
     folder = path if path.is_dir() else path.parent
     if (folder / SPIECE).is_file():
         return folder / SPIECE
-    return folder / gemma.FILE if gemma.is_published(folder) else None
+    return folder / gemma.FILE if gemma.is_published(folder) else bert.published_file(folder)
 
 
 def _check_padding_side(path: pathlib.Path) -> None:
@@ -283,6 +285,8 @@ def tokenizer_of(model: Model) -> Tokenizer | None:
     if model.tokenizer is not None and model.tokenizer.name == SPIECE:
         kind = SigLIP if is_siglip(model.system) else SentencePiece
         return kind(model.tokenizer.read_bytes())
+    if model.tokenizer is not None and model.tokenizer == bert.published_file(model.tokenizer.parent):
+        return WordPiece.read(model.tokenizer, added=(bert.DEC, bert.ENC) if model.system["name"] == "blip" else ())
     if model.tokenizer is not None and model.tokenizer.name == gemma.FILE:
         return Gemma.read(
             model.tokenizer.parent,

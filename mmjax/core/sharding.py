@@ -198,11 +198,14 @@ def state_shardings(abstract_state: Any, shardings: Mapping, mesh: AnyMesh) -> A
 
     Args:
       abstract_state: tree of ShapeDtypeStructs.
-      shardings: parameter tree of NamedShardings.
+      shardings: trees of NamedShardings by collection, "params" and others.
 
     Scalars and whatever ends in no parameter's path are replicated.
     """
-    known = trees.flatten(shardings)
+    known = {
+        **trees.flatten(shardings["params"]),
+        **trees.flatten({k: v for k, v in shardings.items() if k != "params"}),
+    }
 
     def pick(path: tuple, leaf: Any) -> NamedSharding:
         parts = trees.path_name(path).split("/")

@@ -45,7 +45,16 @@ class System(Protocol):
         ...
 
     def losses(self, batch: Batch, *, train: bool) -> Terms:
-        """`objective(features(batch))`, for systems that have both."""
+        """`objective(features(batch))`, for systems that have both.
+
+        A system that learns from a teacher has `teach(batch, *, train) -> tree`, which a step calls with the teacher's
+        parameters, and takes two more arguments here: `taught`, what it returned (None: the stage has no teacher), and
+        `step`, the steps done in the stage.
+        """
+        ...
+
+    def example(self, rows: int, length: int | None = None) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of a training batch; `length`: tokens of a text."""
         ...
 
 

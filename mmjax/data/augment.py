@@ -15,6 +15,7 @@ from PIL import Image, ImageFilter
 from mmjax.core.errors import UserError
 from mmjax.data.choices import choose
 from mmjax.data.image import WHITE, Color, Preprocess, check, check_color
+from mmjax.data.randaugment import rand_augment
 
 BACKGROUNDS = ("fixed", "plain", "gradient", "noise")
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL converts to grey
@@ -39,6 +40,8 @@ LIMITS = {
     "noise_sigma": (0.0, 128.0),
     "erase": (0.0, 1.0),
     "erase_area": (0.0, 0.5),
+    "magnitude": (0.0, 10.0),
+    "ops_share": (0.0, 1.0),
 }
 _RANGES = ("scale", "ratio", "blur_radius", "noise_sigma", "erase_area")
 
@@ -66,6 +69,8 @@ class Augment:
       blur: probability of a Gaussian blur; blur_radius: range of its sigma in output pixels.
       noise: probability of Gaussian pixel noise; noise_sigma: range of its sigma in grey levels.
       erase: probability of one rectangle of random colour; erase_area: range of its share of the image.
+      ops: last of all, so many operations of RandAugment (data/randaugment.py), each with probability `ops_share` and
+        of strength `magnitude` of 10.
 
     Colour and shading change the image, not the background under it.
 
@@ -99,10 +104,15 @@ class Augment:
     noise_sigma: tuple[float, ...] = (0.0, 16.0)
     erase: float = 0.0
     erase_area: tuple[float, ...] = (0.02, 0.2)
+    ops: int = 0
+    magnitude: float = 7.0
+    ops_share: float = 0.5
 
     def __post_init__(self):
         if int(self.size) != self.size or self.size < 1:
             raise UserError(f"augment size {self.size!r}; valid: a whole number of pixels, at least 1")
+        if int(self.ops) != self.ops or self.ops < 0:
+            raise UserError(f"augment ops = {self.ops!r}; valid: a whole number, 0 or more")
         for name, (low, high) in LIMITS.items():
             value = getattr(self, name)
             ends = tuple(value) if name in _RANGES else (value,)
@@ -137,7 +147,8 @@ class Augment:
             _erase(planes.reshape(3, self.size, self.size), _draw(rng, self.erase_area), rng)
         planes += 0.5
         np.clip(planes, 0, 255, out=planes)
-        return planes.T.astype(np.uint8, order="C").reshape(self.size, self.size, 3)
+        out = planes.T.astype(np.uint8, order="C").reshape(self.size, self.size, 3)
+        return rand_augment(out, rng, self.ops, self.magnitude, self.ops_share) if self.ops else out
 
 
 def _draw(rng: np.random.Generator, ends: tuple[float, ...]) -> float:
@@ -324,6 +335,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "erase": 0.15,
         "erase_area": (0.02, 0.12),
     },
+    # ALBEF (Li et al. 2021), its release: colours stay, because texts name them.
+    "albef": {"scale": (0.2, 1.0), "ratio": (3 / 4, 4 / 3), "flip": 0.5, "ops": 2, "magnitude": 7.0},
     # SimCLR (Chen et al. 2020), appendix A, strength 1: mirrors, so not for texts with left and right.
     "simclr": {
         "scale": (0.08, 1.0),

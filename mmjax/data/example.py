@@ -52,6 +52,12 @@ BATCH: dict[str, Key] = {
     "begins": Key(("bool",), ("B T",), "True = this token begins a word: what whole-word masking needs to know"),
     "mask_ar": Key(("int32",), ("B T",), "1 = this token opens a new causal block: earlier ones do not see it"),
     "mask_loss": Key(("bool",), ("B T",), "True = this token is to be predicted; unshifted, the loss shifts"),
+    "slot": Key(
+        ("int32",),
+        ("B T",),
+        "which state of the row's images stands here: view * P + patch, or I * P, the learned newline; -1: a token",
+    ),
+    "sample": Key(("int32",), ("B T",), "number of the sample, where a row holds several that do not see each other"),
     "label": Key(("int32",), ("B",), "class index, for evaluation and classifiers"),
     "target": Key(("float32",), ("B C",), "soft target of each of C classes, e.g. annotators who agree"),
     "image_id": Key(("int32",), ("B",), "number of the picture; pairs of equal number are positives of each other"),

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Integer
 
 from mmjax.core.sharding import constrain
 from mmjax.nn import masks
+from mmjax.nn.cache import Slots
 from mmjax.nn.dense import Dense, Embed, normal, normal_init
 from mmjax.nn.norm import RMSNorm
 from mmjax.nn.patch import AnyArray
@@ -70,6 +71,7 @@ class Llama(nn.Module):
         positions: Integer[AnyArray, "B T"] | None = None,
         *,
         sample: Integer[AnyArray, "B T"] | None = None,
+        room: int | None = None,
         train: bool = False,
     ) -> Float[Array, "B T D"]:
         """States after the final norm, each from what stands before it.
@@ -80,6 +82,7 @@ class Llama(nn.Module):
           positions: int[B, T]; default: counted over the valid tokens.
           sample: int[B, T]: number of the sample, where a row holds several; they do not see each other. Their
             `positions` have to be given.
+          room: keeps keys and values for rows of so many tokens (nn/cache.py); padding then stands on the right.
           train: whether dropout draws (there is none).
         """
         if positions is None:
@@ -89,7 +92,13 @@ class Llama(nn.Module):
             masks.padding(jnp.asarray(valid)),
             None if sample is None else masks.segments(jnp.asarray(sample)),
         )
-        return self._run(x, Inputs(mask=mask, rope=self._rope(positions)), train)
+        slots = None if room is None else Slots(size=room)
+        return self._run(x, Inputs(mask=mask, rope=self._rope(positions), slots=slots), train)
+
+    def step(self, x: Float[Array, "B T D"], filled: Integer[Array, "B"]) -> Float[Array, "B T D"]:
+        """States of tokens that go to the slots from `filled` on, after those that are kept."""
+        slots = Slots(start=filled, window=self.window)
+        return self._run(x, Inputs(rope=self._rope(slots.positions(x.shape[1])), slots=slots), False)
 
     def logits(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
         """Logits of the next token from states, float32."""

@@ -66,14 +66,15 @@ class Bert(nn.Module):
         self.norm = LayerNorm(self.eps, self.dtype)
         self.drop = nn.Dropout(self.dropout)
         if plain:
-            self.text = Transformer(self._spec(False), plain, self.scan, self.remat)
+            self.text = Transformer(self.block(False), plain, self.scan, self.remat)
         if plain < self.depth:
-            self.fusion = Transformer(self._spec(True), self.depth - plain, self.scan, self.remat)
+            self.fusion = Transformer(self.block(True), self.depth - plain, self.scan, self.remat)
         if self.lm_head:
             self.head = WordTransform(self.width, self.act, self.eps, self.dtype)
             self.head_bias = self.param("head_bias", zeros, (self.vocab,), jnp.float32)
 
-    def _spec(self, cross: bool) -> BlockSpec:
+    def block(self, cross: bool) -> BlockSpec:
+        """What a layer is made of."""
         return BlockSpec(
             heads=self.heads,
             mlp_dim=self.mlp_dim or 4 * self.width,

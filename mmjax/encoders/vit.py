@@ -24,11 +24,13 @@ POSTS = ("pooled", "all", "none")
 
 @struct.dataclass
 class VisionOutput:
-    """tokens float[B, P (+1), D], class token first; pooled float[B, D] (P·D if flat), None without pooling."""
+    """tokens float[B, P (+1), D], class token first; pooled float[B, D] (P·D if flat), None without pooling; tapped:
+    for each tap the states there, shaped as the tokens."""
 
     # Any: under jax's transformations the leaves are tracers, shapes or placeholders.
     tokens: Any
     pooled: Any = None
+    tapped: Any = ()
 
 
 class ViT(nn.Module):
@@ -48,6 +50,7 @@ class ViT(nn.Module):
       layer_scale, drop_path, dropout: see BlockSpec; patch_drop: rate of patches left out in training (FLIP).
       attention: kernel of the blocks' attention (see BlockSpec).
       pos_init: of positions and class token, default N(0, 1/width).
+      taps: after how many blocks states are wanted besides, unnormed; -2 is before the last block (LLaVA).
     """
 
     image_size: int
@@ -80,6 +83,7 @@ class ViT(nn.Module):
     inits: BlockInit = torch_init()
     patch_init: Initializer = torch_uniform
     pos_init: Initializer | None = None
+    taps: tuple[int, ...] = ()
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -114,8 +118,12 @@ class ViT(nn.Module):
         x = nn.Dropout(self.dropout, name="drop")(x, deterministic=not train)
         if self.norm_pre:
             x = LayerNorm(self.eps, self.dtype, name="norm_pre")(x)
-        x = Transformer(self._spec(), self.depth, self.scan, self.remat, name="transformer")(x, train=train)
-        return self._pooled(x)
+        stack = Transformer(self._spec(), self.depth, self.scan, self.remat, name="transformer")
+        if not self.taps:
+            return self._pooled(stack(x, train=train))
+        x, tapped = stack(x, taps=self.taps, train=train)
+        out = self._pooled(x)
+        return VisionOutput(out.tokens, out.pooled, tapped)
 
     def _pooled(self, x: Float[Array, "B T D"]) -> VisionOutput:
         if self.norm_post == "all":

@@ -1,8 +1,11 @@
 """Next-token loss; the shift between logits and labels is made here and nowhere else."""
 
+import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float, Integer
 
+from mmjax.core.errors import UserError
 from mmjax.core.types import Term
 from mmjax.losses.mlm import token_losses
 
@@ -42,3 +45,55 @@ def next_token(
     """The mean over all predicted tokens of the batch; arguments as in `next_token_sums`."""
     sums, counts = next_token_sums(logits, ids, predicted, smoothing=smoothing, taught=taught, alpha=alpha)
     return Term(jnp.sum(sums), jnp.maximum(jnp.sum(counts), 1.0))
+
+
+def next_token_chunked(
+    states: Float[Array, "B T D"],
+    table: Float[Array, "V D"],
+    bias: Float[Array, "V"] | None,
+    ids: Integer[Array, "B T"],
+    predicted: Bool[Array, "B T"],
+    *,
+    chunk: int,
+    smoothing: float = 0.0,
+) -> Term:
+    """`next_token(states · tableᵀ + bias, …)` for big vocabularies: the logits of `chunk` positions exist at a time.
+
+    They are computed again in the backward pass: memory B · chunk · V instead of several times B · T · V. Rows stay
+    where they are on a mesh.
+
+    Args:
+      states: float[B, T, D], what the output map takes; those at t are of the token at t+1.
+      table: float[V, D], the output map (a tied token embedding, or a transposed kernel).
+      bias: float[V], or None.
+      ids, predicted, smoothing: see `next_token_sums`.
+      chunk: positions at a time; it need not divide T.
+
+    Raises:
+      UserError: chunk < 1.
+    """
+    if chunk < 1:
+        raise UserError(f"next-token loss: chunk={chunk}; valid: at least 1")
+    B, T = ids.shape
+    count = -(-(T - 1) // chunk)
+    behind = ((0, 0), (0, count * chunk - (T - 1)))
+
+    def split(x: Array) -> Array:
+        x = jnp.pad(x, (*behind, *((0, 0),) * (x.ndim - 2)))
+        return x.reshape(B, count, chunk, *x.shape[2:]).swapaxes(0, 1)  # [count, B, chunk, ...]
+
+    @jax.checkpoint
+    def one(table: Array, bias: Array | None, part: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        states, ids, counted = part
+        logits = jnp.einsum("BTD,VD->BTV", states, table, preferred_element_type=jnp.float32)
+        logits = logits if bias is None else logits + bias[None, None]
+        return jnp.sum(token_losses(logits, ids, smoothing=smoothing) * counted), jnp.sum(counted)
+
+    def step(carry: tuple[Array, Array], part: tuple[Array, Array, Array]) -> tuple[tuple[Array, Array], None]:
+        loss, number = one(table, bias, part)
+        return (carry[0] + loss, carry[1] + number), None
+
+    parts = split(states[:, :-1]), split(ids[:, 1:]), split(predicted[:, 1:].astype(jnp.float32))
+    zero = jnp.zeros((), jnp.float32)
+    (total, number), _ = lax.scan(step, (zero, zero), parts)
+    return Term(total, jnp.maximum(number, 1.0))

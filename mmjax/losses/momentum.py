@@ -53,30 +53,46 @@ def momentum_contrastive(
             "contrastive loss with a queue: give both queues or neither, and ids for batch and queue or none"
         )
     temperature = jnp.asarray(temperature, jnp.float32)
-    hard = _hard_targets(len(img), img_queue, ids, queue_ids)
+    hard = hard_targets(len(img), img_queue, ids, queue_ids)
     total = jnp.zeros((), jnp.float32)
     for online, momentum, others, queue in ((img, img_m, txt_m, txt_queue), (txt, txt_m, img_m, img_queue)):
-        candidates = lax.stop_gradient(_candidates(others, queue))
-        taught = lax.stop_gradient(_similarities(momentum, candidates) / temperature)
-        targets = lax.stop_gradient(alpha * jax.nn.softmax(taught, axis=1) + (1 - alpha) * hard)
-        log_p = jax.nn.log_softmax(_similarities(online, candidates) / temperature, axis=1)
+        found = candidates(others, queue)
+        targets = soft_targets(momentum, found, temperature, alpha, hard)
+        log_p = jax.nn.log_softmax(similarities(online, found) / temperature, axis=1)
         total = total - 0.5 * jnp.sum(targets * log_p)
     return Term(total, jnp.asarray(len(img), jnp.float32))
 
 
-def _candidates(batch: Float[Array, "B D"], queue: Float[Array, "Q D"] | None) -> Float[Array, "S D"]:
-    """All devices' features, then the queue's."""
-    batch = constrain(batch.astype(jnp.float32), None, None)
-    return batch if queue is None else jnp.concatenate([batch, queue.astype(jnp.float32)])
+def candidates(batch: Float[Array, "B D"], queue: Float[Array, "Q D"] | None) -> Float[Array, "S D"]:
+    """Momentum features of all devices, then the queue's; without gradient."""
+    batch = lax.stop_gradient(constrain(batch.astype(jnp.float32), None, None))
+    return batch if queue is None else jnp.concatenate([batch, lax.stop_gradient(queue.astype(jnp.float32))])
 
 
-def _similarities(rows: Float[Array, "B D"], candidates: Float[Array, "S D"]) -> Float[Array, "B S"]:
+def soft_targets(
+    momentum: Float[Array, "B D"],
+    candidates: Float[Array, "S D"],
+    temperature: Float[Array, ""],
+    alpha: Float[Array, ""] | float,
+    hard: Float[Array, "B S"],
+) -> Float[Array, "B S"]:
+    """`α softmax(momentum · candidates / τ) + (1-α) hard`, without gradient."""
+    taught = jax.nn.softmax(similarities(momentum, candidates) / temperature, axis=1)
+    return lax.stop_gradient(alpha * taught + (1 - alpha) * hard)
+
+
+def similarities(rows: Float[Array, "B D"], candidates: Float[Array, "S D"]) -> Float[Array, "B S"]:
+    """Products of each row with each candidate; every device computes its rows."""
     return constrain(tiles.products(constrain(rows.astype(jnp.float32), "batch", None), candidates), "batch", None)
 
 
-def _hard_targets(
-    batch: int, queue: Array | None, ids: Integer[Array, "B"] | None, queue_ids: Integer[Array, "Q"] | None
+def hard_targets(
+    batch: int,
+    queue: Array | None,
+    ids: Integer[Array, "B"] | None = None,
+    queue_ids: Integer[Array, "Q"] | None = None,
 ) -> Float[Array, "B S"]:
+    """Even over the candidates of a pair's id, or its own one alone; rows sum to 1."""
     size = batch + (0 if queue is None else len(queue))
     own = jnp.arange(batch)[:, None] == jnp.arange(size)[None, :]
     if ids is not None:

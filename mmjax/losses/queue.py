@@ -6,6 +6,7 @@ every device sees all of it; over `tensor` its rows are split, if they divide.
 
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -88,3 +89,45 @@ def enqueue(queue: Queue, features: dict[str, jax.Array], ids: jax.Array | None 
         enter(queue.ids, ids),
         (queue.pointer + batch) % size,
     )
+
+
+class PastFeatures(nn.Module):
+    """A queue as variables of a system, collection "queue": a training step updates and a checkpoint holds it.
+
+    Attributes:
+      size: Q.
+      widths: (name, D) of each kind of feature.
+      numbered: whether rows have ids; without, they are nobody's positives.
+    """
+
+    size: int
+    widths: tuple[tuple[str, int], ...]
+    numbered: bool = False
+
+    def setup(self) -> None:
+        found: Queue | None = None
+        if self.is_initializing():
+            found = start(self.make_rng("params"), self.size, dict(self.widths))
+
+        def first(name: str) -> Any:
+            assert found is not None
+            value = {**found.features, "ids": found.ids, "pointer": found.pointer}[name]
+            axes = ("queue", None)[: value.ndim]
+            return nn.LogicallyPartitioned(value, axes) if axes else value
+
+        names = (*(name for name, _ in self.widths), *(("ids",) if self.numbered else ()), "pointer")
+        self.rows = {name: self.variable("queue", name, first, name) for name in names}
+
+    def __call__(self) -> Queue:
+        """What the queue holds."""
+        values = {name: variable.value for name, variable in self.rows.items()}
+        ids = values.get("ids", jnp.full(self.size, EMPTY, jnp.int32))
+        return Queue({name: values[name] for name, _ in self.widths}, ids, values["pointer"])
+
+    def enter(self, features: dict[str, jax.Array], ids: jax.Array | None = None) -> None:
+        """Takes in a batch, see `enqueue`; where the collection cannot change (in evaluation), nothing happens."""
+        if self.is_mutable_collection("queue") and not self.is_initializing():
+            new = enqueue(self(), features, ids)
+            values = {**new.features, "ids": new.ids, "pointer": new.pointer}
+            for name, variable in self.rows.items():
+                variable.value = values[name]

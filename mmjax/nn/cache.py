@@ -27,11 +27,13 @@ class Slots:
     Attributes:
       start: int32[B]: row b's go to slots start[b] … start[b] + T - 1 of a cache that is there. A context's are read.
       size: S. A new cache, filled from slot 0 on; queries see the call's own keys, under its own mask.
+      window: of a cache that is there, a token sees so many slots, its own included; None: all before it.
     """
 
     # Any: under jax's transformations the leaves are tracers, shapes or placeholders.
     start: Any = None
     size: int | None = struct.field(pytree_node=False, default=None)
+    window: int | None = struct.field(pytree_node=False, default=None)
 
     @property
     def reads(self) -> bool:
@@ -46,7 +48,11 @@ class Slots:
 
 def seen(slots: Slots, length: int, size: int) -> Bool[Array, "B 1 T S"]:
     """A token at slot p sees the slots up to p: causal, and blind to what an earlier call left behind its row's end."""
-    return (jnp.arange(size)[None, None] <= slots.positions(length)[:, :, None])[:, None]
+    slot, own = jnp.arange(size)[None, None], slots.positions(length)[:, :, None]
+    mask = slot <= own
+    if slots.window is not None:
+        mask = mask & (slot > own - slots.window)
+    return mask[:, None]
 
 
 def padded(x: Float[Array, "B T K H"], size: int) -> Float[Array, "B S K H"]:

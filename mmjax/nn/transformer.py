@@ -15,7 +15,7 @@ from mmjax.core.errors import UserError
 from mmjax.core.sharding import constrain
 from mmjax.nn.attention import MultiHeadAttention
 from mmjax.nn.cache import CACHE, Slots
-from mmjax.nn.dense import BlockInit, normal_init
+from mmjax.nn.dense import BlockInit, Dense, normal_init
 from mmjax.nn.mlp import Mlp
 from mmjax.nn.norm import norm
 from mmjax.nn.segments import Segments, by_segment
@@ -63,6 +63,8 @@ class BlockSpec:
       cross: adds cross-attention to a context between self-attention and MLP (`cross`, `norm_cross`).
       norm_context: the context passes a norm of its own in every block, `norm_context` (open_clip's CoCa).
       mid_mlp: a second MLP between self- and cross-attention, `norm_mid` and `mlp_mid` (open_clip's CoCa).
+      twin: None; or two contexts float[B, 2, S, E], looked at by `cross0` and `cross1`, of which the block takes the
+        "mean", or what the linear map `merge` makes of both ("merge": BLIP's NLVR2).
       layer_scale: initial value of a learned gain per channel on each branch, `scale1`, `scale2` (Touvron et al. 2021).
       drop_path: highest rate of dropping a whole branch per example (Huang et al. 2016); grows linearly over a stack.
       dropout, attn_dropout: of the branches, and of the attention weights.
@@ -92,6 +94,7 @@ class BlockSpec:
     separate: bool = False
     bias_kv: bool = False
     cross: bool = False
+    twin: str | None = None
     norm_context: bool = False
     mid_mlp: bool = False
     layer_scale: float | None = None
@@ -167,6 +170,8 @@ class Block(nn.Module):
             return attention(x, bias=bias, mask=inputs.mask, rope=inputs.rope, slots=inputs.slots, train=self.train)
 
         def cross(x: Array) -> Array:
+            if s.twin is not None:
+                return self._twin(x, inputs.context)
             context, kv, mask, slots = inputs.context, layer.context_kv, inputs.context_mask, inputs.slots
             if s.norm_context and context is not None:
                 context = norm(s.norm)(s.eps, s.dtype, name="norm_context")(context)
@@ -206,6 +211,15 @@ class Block(nn.Module):
             name=name,
             **options,
         )
+
+    def _twin(self, x: Float[Array, "B T D"], contexts: Float[Array, "B 2 S E"]) -> Float[Array, "B T D"]:
+        """Two contexts, each looked at by an attention of its own."""
+        s = self.spec
+        looks = [self._attention(f"cross{i}")(x, contexts[:, i], train=self.train) for i in range(2)]
+        if s.twin == "mean":
+            return (looks[0] + looks[1]) / 2
+        both = jnp.concatenate(looks, axis=-1)  # [B, T, 2 * D]
+        return Dense(x.shape[-1], ("embed", None), True, s.inits.out, dtype=s.dtype, name="merge")(both)
 
     def _residual(self, x: Array, branch: Any, part: str, drop_path: Any, segments: Segments) -> Array:
         """x plus a branch, with the norm (of each segment) in its place."""
@@ -257,13 +271,18 @@ class Transformer(nn.Module):
         *,
         layer_bias: Float[Array, "L #B #N T S"] | None = None,
         segments: Segments = (),
+        taps: tuple[int, ...] = (),
         train: bool = False,
-    ) -> Float[Array, "B T D"]:
-        """Applies the blocks.
+    ) -> Any:
+        """float[B, T, D] after the blocks; with taps (that, the states at them).
 
         Args:
           layer_bias: an attention bias per block (BEiT), added to `inputs.bias`.
           segments: tokens of each expert (see nn/segments.py); another call may name others.
+          taps: after how many blocks states are wanted, 0 to depth; -1 is after all.
+
+        Raises:
+          UserError: a tap beyond the blocks.
         """
         inputs = inputs or Inputs()
         block: Any = Block
@@ -274,17 +293,33 @@ class Transformer(nn.Module):
         if self.spec.drop_path:
             rates = jnp.linspace(0.0, self.spec.drop_path, self.below + self.depth + self.above)
             rates = rates[self.below : self.below + self.depth]
+        if any(not -self.depth - 1 <= tap <= self.depth for tap in taps):
+            raise UserError(f"states after {taps} blocks of {self.depth} do not exist; valid: 0 to {self.depth}, or -1")
+        at = tuple(tap % (self.depth + 1) for tap in taps)
         if not self.scan:
+            states = [x]
             for i in range(self.depth):
                 layer = jax.tree.map(lambda leaf, i=i: leaf[i], LayerInputs(rates, layer_bias))
                 x = block(self.spec, train, segments, name=f"block_{i}")(x, layer, inputs)
-            return x
+                states.append(x)
+            return (x, tuple(states[tap] for tap in at)) if taps else x
+
+        def scanned(block: Any, carry: Any, layer: LayerInputs, inputs: Inputs) -> Any:
+            x, kept = block(carry[0], layer, inputs), carry[1:]
+            if at:
+                number = kept[0] + 1
+                kept = (number, *(jnp.where(number == tap, x, old) for tap, old in zip(at, kept[1:], strict=True)))
+            return (x, *kept), None
+
         body = nn.scan(
-            lambda block, x, layer, inputs: (block(x, layer, inputs), None),
+            scanned,
             variable_axes={"params": 0, CACHE: 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(0, nn.broadcast),
             length=self.depth,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        return body(block(self.spec, train, segments, name="blocks"), x, LayerInputs(rates, layer_bias), inputs)[0]
+        start = (x, jnp.int32(0), *(x for _ in at)) if at else (x,)
+        stack = block(self.spec, train, segments, name="blocks")
+        (x, *kept), _ = body(stack, start, LayerInputs(rates, layer_bias), inputs)
+        return (x, tuple(kept[1:])) if taps else x

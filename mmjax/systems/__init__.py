@@ -5,19 +5,27 @@ from typing import Any
 import flax.linen as nn
 
 from mmjax.core.errors import UserError
-from mmjax.systems import base, beit3, clip, coca, vlmo, vqkd
+from mmjax.systems import albef_sizes, base, beit3, blip_sizes, clip, coca, language, llava, vlmo, vqkd
 
 BUILDERS = {
+    "albef": albef_sizes.build,
     "beit3": beit3.build,
+    "blip": blip_sizes.build,
     "clip": clip.build,
     "coca": coca.build,
+    "language": language.build,
+    "llava": llava.build,
     "vlmo": vlmo.build,
     "vqkd": vqkd.build,
 }
 SIZES = {
+    "albef": albef_sizes.SIZES,
     "beit3": beit3.SIZES,
+    "blip": blip_sizes.SIZES,
     "clip": clip.SIZES,
     "coca": coca.SIZES,
+    "language": language.LANGUAGE_SIZES,
+    "llava": llava.SIZES,
     "vlmo": vlmo.SIZES,
     "vqkd": vqkd.SIZES,
 }

@@ -48,16 +48,43 @@ txt:
   mlp_dim (default 4 * width), act (default "quick_gelu"), eps (default 1e-5), dropout, scan, remat, attention
   causal (default true), mask_padding (default false), pool ("end" (default: the end token), "last" or "cls"),
   cls_shift (default false), layer_scale (default null)
+
+BERT, the text towers of "albef" (systems/albef_sizes.py) and "blip" (systems/blip_sizes.py: types 0, cross_from 0):
+  vocab *, length * (positions), width *, depth *, heads *
+  mlp_dim (default 4 * width), act (default "gelu"), eps (default 1e-12), types (rows of token types, default 2)
+  cross_from   first layer with cross-attention, default null: none
+  lm_head      a head for words, default false but where the task needs it
+  dropout, attn_dropout (default 0), scan, remat, attention
+
+name "language": llm *, end_ids (default [2]), dtype, scan, remat, attention; size: one of decoders/llama.SIZES
+
+name "llava":
+  size         one of systems/llava.SIZES: v1_7b v1_13b v1_5_7b v1_5_13b next_vicuna_7b next_vicuna_13b next_mistral_7b
+               next_yi_34b next_llama3_8b
+  img *        a ViT, above, with taps: after how many blocks its states are read, default [-2]
+  keep_cls     whether the class token's states stay, default false
+  layers       of the projector, default 2; act (default "gelu"), bias (default true)
+  newline      a learned state ends each row of a picture's features, default false
+  llm *, end_ids, mean, std, dtype, scan, remat, attention
+
+llm:
+  size         one of decoders/llama.SIZES
+  vocab *, width *, depth *, heads *, mlp_dim *
+  kv_heads (default heads), head_dim (default width / heads), act (default "silu"), eps (default 1e-5)
+  theta (default 10000), rope_scaling (mapping: kind "linear" or "llama3", factor, low, high, length), window
+  qkv_bias, out_bias, mlp_bias, tied   default false
 """
 
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from mmjax.core.errors import UserError
 from mmjax.core.precision import compute_dtype
+from mmjax.encoders.bert import Bert
 from mmjax.encoders.resnet import ModifiedResNet
 from mmjax.encoders.text import POOLS as TEXT_POOLS
 from mmjax.encoders.text import TextTransformer
@@ -66,15 +93,24 @@ from mmjax.nn.attention import KERNELS
 from mmjax.nn.mlp import ACTIVATIONS
 from mmjax.nn.transformer import REMAT
 
-_SHARED = {"scan", "remat", "attention"}
+SHARED = {"dtype", "scan", "remat", "attention"}
+"""Keys of `shared_options`."""
+_SHARED = SHARED - {"dtype"}
 _VIT = {"kind", "image_size", "patch", "width", "depth", "heads", "mlp_dim", "act", "eps", "patch_bias", "patch_stride",
         "cls", "pool", "norm_pre", "norm_post", "q_bias", "k_bias", "v_bias", "out_bias", "layer_scale", "drop_path",
-        "dropout", "patch_drop", "crop_edge", *_SHARED}  # fmt: skip
+        "dropout", "patch_drop", "crop_edge", "taps", *_SHARED}  # fmt: skip
 _RESNET = {"kind", "image_size", "layers", "width", "heads", "remat"}
 _TEXT = {"vocab", "length", "width", "depth", "heads", "mlp_dim", "act", "eps", "dropout", "causal", "mask_padding",
          "pool", "cls_shift", "layer_scale", *_SHARED}  # fmt: skip
+_BERT = {"vocab", "length", "width", "depth", "heads", "mlp_dim", "act", "eps", "types", "cross_from", "lm_head",
+         "dropout", "attn_dropout", *_SHARED}  # fmt: skip
 _CHOICES = {"act": tuple(ACTIVATIONS), "remat": tuple(REMAT), "norm_post": POSTS, "attention": KERNELS}
 _POOLS = {True: TEXT_POOLS, False: POOLS}  # whether it is the text tower
+
+
+def grown(value: float, steps: int, done: Any) -> Any:
+    """A weight that grows linearly from 0 over its first `steps` steps; `done`: steps so far, None: all of them."""
+    return value if done is None or not steps else value * jnp.minimum(1.0, done / steps)
 
 
 def example(rows: int, image_size: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -84,6 +120,23 @@ def example(rows: int, image_size: int, length: int) -> dict[str, jax.ShapeDtype
         "ids": jax.ShapeDtypeStruct((rows, length), jnp.int32),
         "valid": jax.ShapeDtypeStruct((rows, length), jnp.bool_),
     }
+
+
+def picture_ids(batch: Mapping[str, Any]) -> jax.Array:
+    """int32[B], what the pictures of a batch show: `image_id`, or else `index`, the example's number.
+
+    Raises:
+      UserError: the batch has neither.
+    """
+    ids = batch.get("image_id", batch.get("index"))
+    if ids is None:
+        raise UserError("pairs of one picture are positives of each other: the batch needs image_id, or index")
+    return jnp.asarray(ids, jnp.int32)
+
+
+def stream_key(module: nn.Module, stream: str) -> jax.Array:
+    """A step's key of a named stream; outside of training always the same one."""
+    return module.make_rng(stream) if module.has_rng(stream) else jax.random.key(0)
 
 
 def plain(config: Any) -> dict[str, Any]:
@@ -145,7 +198,7 @@ def _check_tower(where: str, config: Mapping[str, Any], valid: Collection[str], 
 
 
 _COUNTS = ("image_size", "patch", "patch_stride", "width", "depth", "heads", "mlp_dim", "vocab", "length")
-_RATES = ("dropout", "drop_path", "patch_drop")
+_RATES = ("dropout", "attn_dropout", "drop_path", "patch_drop")
 
 
 def check_values(where: str, config: Mapping[str, Any]) -> None:
@@ -195,3 +248,13 @@ def text_tower(where: str, config: Mapping[str, Any], **shared: Any) -> TextTran
     """
     _check_tower(where, config, _TEXT, ("vocab", "length", "width", "depth", "heads"))
     return TextTransformer(**{**shared, **config})
+
+
+def bert_tower(where: str, config: Mapping[str, Any], **shared: Any) -> Bert:
+    """BERT from its keys (see the top of this file).
+
+    Raises:
+      UserError: unknown or missing keys, or values that do not exist.
+    """
+    _check_tower(where, config, _BERT, ("vocab", "length", "width", "depth", "heads"))
+    return Bert(**{**shared, **config})

@@ -31,21 +31,22 @@ def learning_rate(stage: Stage) -> optax.Schedule:
     return optax.join_schedules([optax.linear_schedule(0.0, stage.lr, stage.warmup), after], [stage.warmup])
 
 
-def decay_mask(params: Mapping, no_decay: tuple[str, ...] = ()) -> trees.Tree:
+def decay_mask(params: Mapping, no_decay: tuple[str, ...] = (), also_decay: tuple[str, ...] = ()) -> trees.Tree:
     """True for the parameters that weight decay shrinks: gains, biases and scalars are left alone.
 
     A scanned stack stores its layers on a leading axis, which does not make a bias a matrix.
     """
     flat = trees.flatten(params)
     names = {path: _unrolled(path, leaf) for path, leaf in flat.items()}
-    trees.check_patterns([name for group in names.values() for name in group], no_decay, "no_decay")
+    for patterns, what in ((no_decay, "no_decay"), (also_decay, "also_decay")):
+        trees.check_patterns([name for group in names.values() for name in group], patterns, what)
     mask = {}
     for path, leaf in flat.items():
         matrix = leaf.ndim - bool(_SCANNED.search(path)) >= 2
         spared = {trees.matches(name, no_decay) for name in names[path]}
         if matrix and len(spared) > 1:
             raise UserError(f"no_decay {list(no_decay)} names some layers of the scanned {path}: name all or none")
-        mask[path] = matrix and not spared.pop()
+        mask[path] = (matrix or any(trees.matches(name, also_decay) for name in names[path])) and not spared.pop()
     return trees.unflatten(mask)
 
 
@@ -118,7 +119,9 @@ def make_optimizer(stage: Stage, params: Mapping, whole: Mapping | None = None) 
     else:
         parts.append(optax.scale_by_adam(stage.b1, stage.b2, stage.eps))
     if stage.weight_decay:
-        parts.append(optax.add_decayed_weights(stage.weight_decay, decay_mask(params, stage.no_decay)))
+        parts.append(
+            optax.add_decayed_weights(stage.weight_decay, decay_mask(params, stage.no_decay, stage.also_decay))
+        )
     if any(np.any(np.asarray(f) != 1.0) for f in jax.tree.leaves(factors)):
         parts.append(optax.stateless(lambda updates, _: jax.tree.map(_times, updates, factors)))
     return optax.chain(*parts, optax.scale_by_learning_rate(learning_rate(stage)))

@@ -22,7 +22,7 @@ class Stage:
       schedule: "cosine", "linear" or "constant", after a linear warm-up from 0 over `warmup` steps; `end_lr` is
         reached when all steps are done.
       weight_decay: decoupled (not multiplied into the gradient), on arrays of two or more axes (a scanned layer axis
-        not counted), less those that `no_decay` names.
+        not counted), less those that `no_decay` names and with those that `also_decay` does (BLIP: everything).
       clip: maximum global gradient norm; 0 switches clipping off.
       lr_scale: (pattern, factor) pairs; the first match multiplies the learning rate of a parameter. A scanned stack's
         layers are named as in a loop, block_{i}/….
@@ -45,6 +45,7 @@ class Stage:
     eps: float = 1e-8
     weight_decay: float = 0.0
     no_decay: tuple[str, ...] = ()
+    also_decay: tuple[str, ...] = ()
     clip: float = 0.0
     lr_scale: tuple[tuple[str, float], ...] = ()
     layer_decay: float = 1.0

@@ -13,9 +13,9 @@ from mmjax.core.errors import UserError
 from mmjax.core.types import FIXED, Batch, Terms, total
 from mmjax.train.accumulate import cached_value_and_grad
 from mmjax.train.stage import Stage
-from mmjax.train.state import State
+from mmjax.train.state import State, moving_average
 
-RNG_STREAMS = ("dropout",)
+RNG_STREAMS = ("dropout", "masks", "negatives")
 
 
 def train_step(
@@ -31,12 +31,12 @@ def train_step(
         (loss, aux), grads = _cached(system, stage, state, batch)
     else:
         key = rngs.streams(state.rng, RNG_STREAMS, state.step)
-        fixed = fixed_stats(state)
+        fixed, lesson = fixed_stats(state), _lesson(system, stage, state, batch, key)
 
         def objective(params: dict) -> tuple[jax.Array, tuple[Terms, dict]]:
             variables = {"params": trees.merge(state.frozen, params), **state.stats, **fixed}
             terms, stats = system.apply(
-                variables, batch, train=True, method="losses", rngs=key, mutable=list(state.stats)
+                variables, batch, train=True, **lesson, method="losses", rngs=key, mutable=list(state.stats)
             )
             return total(terms), (terms, stats)
 
@@ -49,13 +49,26 @@ def train_step(
         params = system.constrain(params)
     teacher = state.teacher
     if stage.teacher:
-        student, _ = trees.split(trees.merge(state.frozen, params), stage.teacher, "teacher")
-        teacher = jax.tree.map(lambda t, s: stage.teacher_decay * t + (1 - stage.teacher_decay) * s, teacher, student)
+        teacher = moving_average(teacher, trees.merge(state.frozen, params), stage.teacher_decay)
     metrics = {"loss": loss, "grad_norm": optax.tree.norm(grads), "param_norm": optax.tree.norm(params)}
     metrics |= {k: term.mean for k, term in terms.items()}
     stats = {**state.stats, **stats}
     state = State(state.step + 1, params, state.frozen, stats, opt, teacher, state.rng)
     return state, jax.tree.map(lambda x: x.astype(jnp.float32), metrics)
+
+
+def _lesson(system: Any, stage: Stage, state: State, batch: Batch, key: dict[str, jax.Array]) -> dict[str, Any]:
+    """What `losses` of a system that learns from a teacher takes besides: the teacher's outputs, and the step.
+
+    The teacher draws the same masks as the student, and drops out other units.
+    """
+    if not hasattr(system, "teach"):
+        return {}
+    taught = None
+    if stage.teacher:
+        own = {**key, "dropout": rngs.stream(state.rng, "teacher", state.step)}
+        taught = system.apply(state.variables("teacher"), batch, train=True, method="teach", rngs=own)
+    return {"taught": jax.lax.stop_gradient(taught), "step": state.step}
 
 
 def fixed_stats(state: State) -> dict[str, dict]:
@@ -65,7 +78,7 @@ def fixed_stats(state: State) -> dict[str, dict]:
     what it computes in evaluation.
     """
     training = _modules(state.params)
-    found = {module for tree in state.stats.values() for module in _modules(tree)}
+    found = _modules(state.stats.get("batch_stats", {}))
     leaves = {f"{module}/stats": np.zeros((), np.bool_) for module in sorted(found - training)}
     return {FIXED: trees.unflatten(leaves)} if leaves else {}
 

@@ -39,18 +39,31 @@ def clip_table(system: Mapping[str, Any], layout: str, *, custom_text: bool = Fa
 # ------------------------------------------------------------------------------------------------- Hugging Face
 
 
+def hf_vision(published: str) -> tuple[Row, ...]:
+    """The rows of CLIP's vision tower; `published` is what stands before "embeddings". Its blocks count as `{i}`."""
+    return (
+        Row(f"{published}embeddings.class_embedding", "img/cls"),
+        Row(f"{published}embeddings.patch_embedding.weight", "img/patch/kernel", CONV),
+        Row(f"{published}embeddings.position_embedding.weight", "img/pos"),
+        *norm(f"{published}pre_layrnorm", "img/norm_pre"),  # spelled so in the published checkpoints
+        *hf_blocks(published, "img", "i"),
+        *norm(f"{published}post_layernorm", "img/norm_post"),
+    )
+
+
+def hf_vision_buffers(published: str, img: Mapping[str, Any]) -> tuple[Buffer, ...]:
+    """What older versions stored besides."""
+    why = "positions counted from 0, which older versions stored"
+    return (Buffer(f"{published}embeddings.position_ids", why, np.arange(patches(img) + 1)[None]),)
+
+
 def _hf(system: Mapping[str, Any]) -> Table:
     img, txt = system["img"], system["txt"]
     rows = (
-        Row("vision_model.embeddings.class_embedding", "img/cls"),
-        Row("vision_model.embeddings.patch_embedding.weight", "img/patch/kernel", CONV),
-        Row("vision_model.embeddings.position_embedding.weight", "img/pos"),
-        *norm("vision_model.pre_layrnorm", "img/norm_pre"),  # spelled so in the published checkpoints
-        *hf_blocks("vision_model", "img", "i"),
-        *norm("vision_model.post_layernorm", "img/norm_post"),
+        *hf_vision("vision_model."),
         Row("text_model.embeddings.token_embedding.weight", "txt/embed/embedding"),
         Row("text_model.embeddings.position_embedding.weight", "txt/pos"),
-        *hf_blocks("text_model", "txt", "t"),
+        *hf_blocks("text_model.", "txt", "t"),
         *norm("text_model.final_layer_norm", "txt/norm_final"),
         Row("visual_projection.weight", "img_proj/kernel", LINEAR),
         Row("text_projection.weight", "txt_proj/kernel", LINEAR),
@@ -58,7 +71,7 @@ def _hf(system: Mapping[str, Any]) -> Table:
     )
     why = "positions counted from 0, which older versions stored"
     buffers = (
-        Buffer("vision_model.embeddings.position_ids", why, np.arange(patches(img) + 1)[None]),
+        *hf_vision_buffers("vision_model.", img),
         Buffer("text_model.embeddings.position_ids", why, np.arange(txt["length"])[None]),
     )
     return Table("hf", rows, buffers, {"i": img["depth"], "t": txt["depth"]})

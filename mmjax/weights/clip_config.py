@@ -15,7 +15,7 @@ from mmjax.weights import siglip_config
 from mmjax.weights.config_checks import HEAD, act, causal_only, known, mlp, refuse, require, softmax_only, vit_only
 from mmjax.weights.open_clip_config import from_open_clip, open_clip_eos_id, to_open_clip
 
-_HF_ACTS = {
+HF_ACTS = {
     "quick_gelu": "quick_gelu",
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
@@ -137,29 +137,38 @@ def _hf_section(config: Mapping[str, Any], name: str, defaults: Mapping[str, Any
 
 
 def _hf_act(where: str, section: Mapping[str, Any]) -> str:
-    require(where, section, {"hidden_act": tuple(_HF_ACTS)})
-    return _HF_ACTS[section["hidden_act"]]
+    require(where, section, {"hidden_act": tuple(HF_ACTS)})
+    return HF_ACTS[section["hidden_act"]]
+
+
+def vision_from(section: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The image tower's mapping of a `CLIPVisionModel`'s configuration, or of the `vision_config` of a larger model."""
+    return _vision({**_HF_VISION, **section}, where)
+
+
+def _vision(img: Mapping[str, Any], where: str) -> dict[str, Any]:
+    require(where, img, {"num_channels": (3,)})
+    return {
+        "image_size": img["image_size"],
+        "patch": img["patch_size"],
+        "width": img["hidden_size"],
+        "depth": img["num_hidden_layers"],
+        "heads": img["num_attention_heads"],
+        "mlp_dim": img["intermediate_size"],
+        "act": _hf_act(where, img),
+        "eps": img["layer_norm_eps"],
+    }
 
 
 def _from_hf(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     if config["model_type"] == "siglip":
         img = _hf_section(config, "vision_config", siglip_config.HF_VISION)
-        return siglip_config.from_hf(img, _hf_section(config, "text_config", siglip_config.HF_TEXT), _HF_ACTS, where)
+        return siglip_config.from_hf(img, _hf_section(config, "text_config", siglip_config.HF_TEXT), HF_ACTS, where)
     txt, img = _hf_section(config, "text_config", _HF_TEXT), _hf_section(config, "vision_config", _HF_VISION)
-    require(f"{where}: vision_config", img, {"num_channels": (3,)})
     return {
         "name": "clip",
         "embed_dim": config.get("projection_dim", 512),
-        "img": {
-            "image_size": img["image_size"],
-            "patch": img["patch_size"],
-            "width": img["hidden_size"],
-            "depth": img["num_hidden_layers"],
-            "heads": img["num_attention_heads"],
-            "mlp_dim": img["intermediate_size"],
-            "act": _hf_act(f"{where}: vision_config", img),
-            "eps": img["layer_norm_eps"],
-        },
+        "img": _vision(img, f"{where}: vision_config"),
         "txt": {
             "vocab": txt["vocab_size"],
             "length": txt["max_position_embeddings"],

@@ -4,16 +4,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmjax.core.errors import UserError
-from mmjax.weights import beit3, clip_family, coca, vlmo, vqkd
+from mmjax.weights import albef, beit3, blip_family, clip_family, coca, language_families, vlmo, vqkd
 from mmjax.weights.family import Family, Origin, Published
 from mmjax.weights.layout import Table
 
 # CLIP's stands last: it says of what nobody knows why it is no checkpoint.
 FAMILIES: dict[str, Family] = {
+    "albef": albef.FAMILY,
+    "blip": blip_family.FAMILY,
     "beit3": beit3.FAMILY,
     "vlmo": vlmo.FAMILY,
     "vqkd": vqkd.FAMILY,
     "coca": coca.FAMILY,
+    "language": language_families.LANGUAGE,
+    "llava": language_families.LLAVA,
     "clip": clip_family.FAMILY,
 }
 

@@ -4,20 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmjax.core.errors import UserError
+from mmjax.weights.clip_config import HF_ACTS as ACTS
 from mmjax.weights.config_checks import known, require
 
 MODELS = ("llama", "mistral")
-# transformers' names of activations; several mean the same.
-ACTS = {
-    "silu": "silu",
-    "swish": "silu",
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "quick_gelu": "quick_gelu",
-    "relu": "relu",
-}
 _DEFAULTS: dict[str, dict[str, Any]] = {  # where a config says nothing, as transformers does
     "llama": {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "intermediate_size": 11_008,
               "vocab_size": 32_000, "rms_norm_eps": 1e-6, "sliding_window": None},
@@ -34,6 +24,16 @@ _UNREAD = {
     "architectures", "model_type", "attention_dropout", "bos_token_id", "eos_token_id", "pad_token_id", "dtype",
     "torch_dtype", "initializer_range", "max_position_embeddings", "pretraining_tp", "transformers_version",
     "use_cache", "_name_or_path", "max_length", "max_sequence_length", "auto_map", "unk_token_id",
+    # What older versions wrote into every part of a configuration.
+    "add_cross_attention", "bad_words_ids", "begin_suppress_tokens", "chunk_size_feed_forward",
+    "cross_attention_hidden_size", "decoder_start_token_id", "diversity_penalty", "do_sample", "early_stopping",
+    "encoder_no_repeat_ngram_size", "exponential_decay_length_penalty", "finetuning_task", "forced_bos_token_id",
+    "forced_eos_token_id", "id2label", "is_decoder", "is_encoder_decoder", "label2id", "length_penalty", "min_length",
+    "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_return_sequences", "output_attentions",
+    "output_hidden_states", "output_scores", "prefix", "problem_type", "pruned_heads", "remove_invalid_values",
+    "repetition_penalty", "return_dict", "return_dict_in_generate", "sep_token_id", "suppress_tokens",
+    "task_specific_params", "temperature", "tf_legacy_loss", "tie_encoder_decoder", "tokenizer_class", "top_k", "top_p",
+    "torchscript", "typical_p", "use_bfloat16",
 }  # fmt: skip
 
 

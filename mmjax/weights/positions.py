@@ -29,7 +29,10 @@ def resized_system(
       UserError: the size is no multiple of what one position covers, or the length is below 1.
     """
     new = dict(system)
-    if image_size not in (None, system["img"]["image_size"]):
+    for size, part in ((image_size, "img"), (text_length, "txt")):
+        if size is not None and part not in system:
+            raise UserError(f"the system {system.get('name')!r} has no {part!r}, so that {size} positions mean nothing")
+    if image_size is not None and image_size != system["img"]["image_size"]:
         step = _step(system)
         if image_size < step or image_size % step:
             raise UserError(f"image size {image_size} is not a multiple of {step} pixels, which one position covers")
@@ -67,6 +70,7 @@ def resizing(
     decoder = _image(old, new, layout, DECODER) if "decoder" in old else None  # VQ-KD's, of the same grid
     found = [each for each in (_image(old, new, layout), decoder, _text(old, new)) if each is not None]
     tables = {path: function for path, function, _ in found}
+    tables |= {path.replace("params/", "teacher/"): function for path, function in tables.items()}
     return lambda path, array: tables[path](array) if path in tables else array, tuple(note for *_, note in found)
 
 
@@ -79,6 +83,8 @@ def _image(
     old: Mapping[str, Any], new: Mapping[str, Any], layout: str, vit: str = VIT
 ) -> tuple[str, Resize, str] | None:
     """open_clip interpolates with antialias, OpenAI's models too, which it resizes; everybody else without."""
+    if "img" not in old:
+        return None
     before, after = (each["img"]["image_size"] // _step(each) for each in (old, new))
     if before == after:
         return None

@@ -16,7 +16,7 @@ from mmjax.weights.transforms import CONV, LINEAR, ONE_VALUE, QKV_BIAS, QKV_KERN
 
 def is_siglip(system: Mapping[str, Any]) -> bool:
     """Whether the image tower ends in SigLIP's attention pool."""
-    return system["img"].get("pool") == "map"
+    return system.get("img", {}).get("pool") == "map"
 
 
 def patches(img: Mapping[str, Any]) -> int:
@@ -30,7 +30,7 @@ def siglip_hf(system: Mapping[str, Any]) -> Table:
     rows = (
         *linear("vision_model.embeddings.patch_embedding", "img/patch", CONV),
         Row("vision_model.embeddings.position_embedding.weight", "img/pos"),
-        *hf_blocks("vision_model", "img", "i"),
+        *hf_blocks("vision_model.", "img", "i"),
         *norm("vision_model.post_layernorm", "img/norm_post"),
         Row(f"{head}.probe", "img/pool/probe", Reshape((1, 1, img["width"]), (img["width"],))),
         Row(f"{head}.attention.in_proj_weight", _parts("qkv", "kernel"), QKV_KERNEL),
@@ -41,7 +41,7 @@ def siglip_hf(system: Mapping[str, Any]) -> Table:
         *linear(f"{head}.mlp.fc2", "img/pool/mlp/fc2"),
         Row("text_model.embeddings.token_embedding.weight", "txt/embed/embedding"),
         Row("text_model.embeddings.position_embedding.weight", "txt/pos"),
-        *hf_blocks("text_model", "txt", "t"),
+        *hf_blocks("text_model.", "txt", "t"),
         *norm("text_model.final_layer_norm", "txt/norm_final"),
         *linear("text_model.head", "txt_proj"),
         Row("logit_scale", "log_scale", ONE_VALUE),

@@ -23,7 +23,8 @@ def run(*arguments: object) -> int:
     ("name", "outputs"),
     [("clip/hf_a", 23), ("clip/open_clip_a", 5), ("clip/openai_vit_a", 4), ("clip/openai_rn_a", 4),
      ("clip/open_clip_b", 62), ("clip/open_clip_c", 65), ("clip/open_clip_d", 101),
-     ("coca/main_a", 29), ("coca/nopool_a", 26),
+     ("coca/main_a", 29), ("coca/nopool_a", 26), ("albef/pretrain_a", 49), ("albef/vqa_a", 7),
+     ("blip/pretrain_a", 20), ("blip/vqa_a", 5), ("blip/hf_caption_a", 6),
      ("clip/tokenizer", 4), ("losses", 11), ("generation_metrics", 33)],
 )  # fmt: skip
 def test_golden_fixtures(name: str, outputs: int, golden: pathlib.Path, tmp_path: pathlib.Path, capsys) -> None:

@@ -98,7 +98,7 @@ def test_what_belongs_to_a_parameter_lies_where_it_lies(mesh):
         "teacher": {"txt": {"pos": abstract(8, 4)}},
         "stats": {"bn": {"mean": abstract(8)}},
     }
-    placed = jax.tree.map(lambda s: s.spec, shd.state_shardings(state, shardings, mesh))
+    placed = jax.tree.map(lambda s: s.spec, shd.state_shardings(state, {"params": shardings}, mesh))
     assert placed["params"] == placed["opt"][0]["mu"] == jax.tree.map(lambda s: s.spec, shardings)
     # "txt/bias" is replicated, which is no reason to take the shorter "bias"; so for a moment of another rank.
     assert placed["opt"][0]["mu"]["txt"]["bias"] == P() and placed["opt"][1]["factored"]["txt"]["pos"] == P()

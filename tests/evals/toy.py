@@ -6,10 +6,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from mmjax.data.tokenizers import WordPiece
 from mmjax.evals.base import Predictor, Tools
 
 VARIABLES: dict[str, Any] = {"params": {"unit": jnp.float32(1)}}
 END = 99
+WORDS = WordPiece.train(["0 1 2"] * 3, 20)  # for what holds a tokenizer; `tokenize` below reads any number
 
 
 class Toy(nn.Module):

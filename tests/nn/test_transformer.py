@@ -188,3 +188,15 @@ def test_a_llama_style_stack_scans_with_rope_and_shared_key_heads():
     expected = loop.apply({"params": params}, X, inputs)
     np.testing.assert_allclose(scan.apply({"params": stack_blocks(params)}, X, inputs), expected, atol=1e-5)
     assert not np.allclose(loop.apply({"params": params}, X, inputs.replace(rope=None)), expected, atol=1e-3)
+
+
+def test_states_between_the_blocks_are_the_same_scanned():
+    loop, scan = Transformer(SPEC, DEPTH), Transformer(SPEC, DEPTH, scan=True)
+    params, taps = make(loop, X), (0, 2, -2, -1)
+    first = Transformer(SPEC, 2).apply({"params": {k: v for k, v in params.items() if k != "block_2"}}, X)
+    whole, tapped = loop.apply({"params": params}, X, taps=taps)
+    close(loop.apply({"params": params}, X), whole)
+    close((X, first, first, whole), tapped)
+    close(scan.apply({"params": stack_blocks(params)}, X, taps=taps), (whole, tapped))
+    with pytest.raises(UserError, match="do not exist; valid: 0 to 3"):
+        loop.apply({"params": params}, X, taps=(4,))

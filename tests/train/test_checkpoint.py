@@ -50,7 +50,7 @@ def shardings_of(state, mesh):
     known = trees.merge(jax.tree.map(lambda _: NamedSharding(mesh, P()), state.frozen), state.params)
     known = trees.merge(known, shd.param_shardings(jax.eval_shape(lambda: names), mesh))
     known["txt"]["bias"] = NamedSharding(mesh, P())
-    return shd.state_shardings(jax.eval_shape(lambda: state), known, mesh)
+    return shd.state_shardings(jax.eval_shape(lambda: state), {"params": known}, mesh)
 
 
 def assert_equal(one, two):

@@ -13,11 +13,12 @@ from typing import Any
 import regex
 
 from mmjax.core.errors import UserError
-from mmjax.data.tokenizers import gemma
+from mmjax.data.tokenizers import gemma, wordpiece
 from mmjax.data.tokenizers.base import Tokenizer
 from mmjax.data.tokenizers.clip_bpe import END_OF_WORD, ClipBPE
 from mmjax.data.tokenizers.sentence_piece import SentencePiece
 from mmjax.data.tokenizers.siglip import SigLIP
+from mmjax.data.tokenizers.wordpiece import WordPiece
 
 SPIECE = "spiece.model"
 _SPACE = "▁"
@@ -44,6 +45,8 @@ def publish(tokenizer: Tokenizer, directory: Path, length: int, *, end: tuple[st
                 f"transformers reads the end token {tokenizer.eos_id} as another id: gemma's has to be another"
             )
         return _gemma(tokenizer, directory, length)
+    if isinstance(tokenizer, WordPiece):
+        return _word_piece(tokenizer, directory, length)
     assert isinstance(tokenizer, SentencePiece)
     (directory / SPIECE).write_bytes(tokenizer.model)
     if isinstance(tokenizer, SigLIP):
@@ -145,6 +148,16 @@ def _gemma(tokenizer: gemma.Gemma, directory: Path, length: int) -> str:
         "transformers' AutoTokenizer gives the same ids, but for texts that spell a special token; open_clip's too, "
         "but it repairs texts and takes extra spaces out of them first"
     )
+
+
+def _word_piece(tokenizer: WordPiece, directory: Path, length: int) -> str:
+    (directory / wordpiece.VOCAB).write_text("".join(f"{token}\n" for token in tokenizer.tokens), encoding="utf-8")
+    tokens = {"unk_token": wordpiece.UNK, "sep_token": wordpiece.SEP, "pad_token": wordpiece.PAD}
+    tokens |= {"cls_token": wordpiece.CLS, "mask_token": wordpiece.MASK}
+    behind = [token for token in tokenizer.added if token not in tokenizer.tokens]
+    more = {"additional_special_tokens": behind} if behind else {}
+    _describe(directory, "BertTokenizer", length, tokens, do_lower_case=tokenizer.lower, **more)
+    return "transformers' BertTokenizer gives the same ids, but for texts that spell specials; it cleans no captions"
 
 
 def _sentence_piece(tokenizer: SentencePiece, directory: Path, length: int, end: tuple[str, int] | None) -> str:

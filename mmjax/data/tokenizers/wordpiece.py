@@ -56,7 +56,8 @@ class WordPiece:
     Args:
       vocab: the tokens, in the order of their ids.
       lower: whether texts lose case and accents.
-      added: tokens behind the vocabulary, which no text gives: BLIP's [DEC], [ENC] become 30522 and 30523.
+      added: more tokens that no text gives, behind the vocabulary unless they stand in it: BLIP's [DEC] and [ENC]
+        become 30522 and 30523.
       clean, most_words: what is done with a text first, see `clean_caption`.
 
     Raises:
@@ -82,7 +83,7 @@ class WordPiece:
         self._vocab, self._added = tuple(vocab), tuple(added)
         self._lower, self._clean = lower, choose("cleaning of captions", clean, CLEANS)
         self._most_words = most_words
-        tokens = [*self._vocab, *self._added]
+        tokens = [*self._vocab, *(token for token in self._added if token not in set(self._vocab))]
         self._ids = {token: number for number, token in enumerate(tokens)}
         if missing := [token for token in SPECIALS if token not in self._ids]:
             raise UserError(f"WordPiece vocabulary of {len(tokens)} tokens: {', '.join(missing)} is missing")
@@ -106,6 +107,8 @@ class WordPiece:
     ) -> "WordPiece":
         """A vocabulary from texts, the same for the same texts and arguments: characters, then the most frequent pairs.
 
+        Special and added tokens come first, so that their ids do not depend on the texts: [DEC] and [ENC] are 5 and 6.
+
         Args:
           texts: one sentence each.
           vocab_size: most ids in all, special and added tokens included; fewer where the words are fewer.
@@ -127,7 +130,7 @@ class WordPiece:
             raise UserError("WordPiece.train: no text to train on")
         room = vocab_size - len(SPECIALS) - len(added)
         pieces = merge_pairs(counts, room, MARK)
-        return cls([*SPECIALS, *pieces], lower=lower, added=added, **options)
+        return cls([*SPECIALS, *added, *pieces], lower=lower, added=added, **options)
 
     def words(self, text: str) -> list[str]:
         """The words and marks of a text, before they are cut into pieces."""
@@ -163,8 +166,8 @@ class WordPiece:
         wrong = [number for number in numbers if not 0 <= number < self.vocab_size]
         if wrong:
             raise UserError(f"token id {wrong[0]} is outside the vocabulary of {self.vocab_size} ids")
-        hidden = {self._ids[token] for token in SPECIALS if token != UNK}
-        kept = [self._vocab[n] for n in numbers if n < len(self._vocab) and n not in hidden]
+        hidden = {self._ids[token] for token in (*SPECIALS, *self._added) if token != UNK}
+        kept = [self._vocab[n] for n in numbers if n not in hidden]
         return self._decoder.decode(kept)
 
     def batch(self, texts: Sequence[str], length: int) -> tuple[Int32[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:
@@ -183,12 +186,12 @@ class WordPiece:
 
     @property
     def tokens(self) -> tuple[str, ...]:
-        """The vocabulary's tokens in the order of their ids, without the added ones."""
+        """The vocabulary's tokens in the order of their ids, without added ones behind it."""
         return self._vocab
 
     @property
     def added(self) -> tuple[str, ...]:
-        """The tokens behind the vocabulary."""
+        """More tokens that no text gives."""
         return self._added
 
     @property
@@ -251,6 +254,14 @@ class WordPiece:
             raise UserError(f"{path}: the ids of the vocabulary have gaps")
         lower = bool(normalizer.get("lowercase", True))
         return cls(tokens, **{"lower": lower, "added": tuple(added), **options})
+
+
+def published_file(folder: Path) -> Path | None:
+    """A published folder's file of BERT's form: `vocab.txt`, or a `tokenizer.json` with a WordPiece vocabulary."""
+    if (folder / VOCAB).is_file():
+        return folder / VOCAB
+    path = folder / FILE
+    return path if path.is_file() and (_parsed(path).get("model") or {}).get("type") == "WordPiece" else None
 
 
 def _again(vocab: tuple[str, ...], options: dict[str, Any]) -> WordPiece:

@@ -1,0 +1,112 @@
+"""How BLIP was trained (Li et al. 2022; released code), shared by the configs beside this file. Not a config itself.
+
+AdamW with weight decay 0.05 on every parameter. Pre-training: 20 epochs, warm-up from 1e-6 over 3,000 steps; the rate
+then falls by 0.9 each epoch in the code (0.85 in the paper) and as a cosine here, which ends at the same order. Images
+are cropped (20 to 100 % of the area; 50 to 100 % in fine-tuning) and mirrored; the code's RandAugment (two operations
+of strength 5, without colour) is left out. Texts are lower case, without most marks, 30 words at most.
+
+The vocabulary is BERT's, uncased: give a folder with its vocab.txt, --config.tokenizer.spec=wordpiece:FOLDER.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mmjax.core.errors import UserError
+
+TEACHER = ("img/.*", r"txt/(?!head)(?!.*_dec/).*", "img_proj/.*", "txt_proj/.*")
+"""What the published momentum copies hold: the image encoder, the text encoder, both projections."""
+ADDED = ("[DEC]", "[ENC]")
+# What the model becomes in the form `:smoke`: a model for seconds on a CPU.
+IMG = {"image_size": 32, "patch": 16, "width": 32, "depth": 1, "heads": 2, "drop_path": 0.0}
+TXT = {"vocab": 400, "length": 40, "width": 32, "depth": 2, "heads": 2}
+WORDS = {"train_on": "emoji_scenes:train?length=200&parts=captions", "kind": "wordpiece", "vocab_size": 400}
+SPECIAL = {"dec_id": 5, "enc_id": 6, "end_ids": (3,)}
+
+
+def paper(
+    size: str,
+    variant: str = "",
+    *,
+    steps: int,
+    lr: float,
+    batch: int,
+    text_length: int,
+    warmup: int = 0,
+    end_lr: float = 0.0,
+    scale: tuple[float, float] = (0.5, 1.0),
+    task: dict[str, Any] | None = None,
+    smoke: str = "emoji_scenes:train",
+    **system: Any,
+) -> ConfigDict:
+    """The config of a published form.
+
+    Args:
+      size: a key of SIZES in mmjax/systems/blip_sizes.py.
+      variant: "" as published, or "smoke": a tiny model of the same form, three steps on generated scenes, CPU.
+      steps, lr, batch, warmup, end_lr: of the one stage.
+      text_length: tokens of a text.
+      scale: share of an image's area that a crop keeps.
+      task: see mmjax/data/tasks.py; default: pairs.
+      smoke: source of the form `:smoke`.
+      **system: more keys of the system.
+
+    Raises:
+      UserError: another variant.
+    """
+    c = ConfigDict()
+    c.title = f"BLIP {size}"
+    c.seed = 0
+    c.init = ""
+    c.system = ConfigDict({"name": "blip", "size": size, "scan": True, "remat": "full", **system})
+    c.tokenizer = ConfigDict({"spec": "", "kind": "wordpiece", "added": ADDED, "clean": "blip", "most_words": 30})
+    c.data = ConfigDict(
+        {
+            "train": "",
+            "batch_size": batch,
+            "image": {"scale": scale, "flip": 0.5},
+            "text": {},
+            "text_length": text_length,
+            "workers": 16,
+            "read_ahead": 2,
+        }
+    )
+    if task:
+        c.data.task = ConfigDict(task)
+    c.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
+    stage: dict[str, Any] = {"steps": steps, "lr": lr, "warmup": warmup, "end_lr": end_lr, "schedule": "cosine"}
+    stage |= {"weight_decay": 0.05, "also_decay": (".*",)}
+    if "pretrain" in size or "retrieval" in size:
+        stage |= {"teacher": TEACHER, "teacher_decay": 0.995}
+    c.stages = ConfigDict({"train": stage})
+    c.evals = ConfigDict()
+    c.every = ConfigDict({"log": 50, "save": 2_000, "evaluate": 0})
+    c.keep = 2
+    c.writers = ("jsonl", "csv")
+    c.report = ()
+    if variant == "smoke":
+        _shrink(c, size, smoke)
+    elif variant:
+        raise UserError(f"variant {variant!r} does not exist; there are '' (as published) and 'smoke'")
+    return c
+
+
+def _shrink(c: ConfigDict, size: str, source: str) -> None:
+    c.system.scan, c.system.remat = False, None
+    c.system.img, c.system.txt = ConfigDict(IMG), ConfigDict(TXT)
+    form = size.split("_")[1]
+    for name, value in SPECIAL.items():
+        if not (name == "enc_id" and form == "caption") and not (name != "enc_id" and form in ("retrieval", "nlvr2")):
+            c.system[name] = value
+    if form in ("pretrain", "retrieval"):
+        c.system.embed_dim, c.system.queue = 16, 64
+    if form == "vqa":
+        c.system.dec = ConfigDict(TXT)
+    if form == "caption":
+        c.system.lead = ()
+    if form == "nlvr2":
+        c.system.merged_from = 1
+    c.tokenizer = ConfigDict({**WORDS, "added": ADDED, "clean": "blip", "most_words": 30})
+    c.data.train, c.data.batch_size, c.data.workers = source, 8, 0
+    c.stages.train.steps, c.stages.train.warmup = 3, 1
+    c.every.log, c.every.save = 1, 2

@@ -1,0 +1,26 @@
+"""BLIP ViT-B/16, statements about two images (NLVR2, released code).
+
+    mmjax train --config configs/blip/nlvr2.py --workdir runs/blip_nlvr2 --config.init=runs/blip
+        --config.data.train=… --config.tokenizer.spec=wordpiece:bert-base-uncased
+
+Reported for the base model from 129 million images: 82.48 on dev, 83.08 on test-P (Li et al. 2022).
+"""
+
+from ml_collections import ConfigDict
+
+from mmjax.core.config import sibling
+
+STATEMENTS, BATCH, EPOCHS = 86_373, 256, 15
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The config; `smoke` is a form of a few steps."""
+    return sibling(__file__, "_recipe").paper(
+        "base_nlvr2_384",
+        variant,
+        steps=EPOCHS * STATEMENTS // BATCH,
+        lr=3e-5,
+        batch=BATCH,
+        text_length=50,
+        task={"kind": "nlvr2"},
+    )

@@ -1,0 +1,124 @@
+"""Rows of text and pictures as arrays of equal length: what a system for both reads."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int32
+
+from mmjax.core.errors import UserError
+from mmjax.data.chat import Row, expand
+
+
+class Spliced(NamedTuple):
+    """A row whose pictures have their places.
+
+    Attributes:
+      ids: int32[T]; 0 where a picture stands. mask_loss: bool[T]. slot: int32[T], see data/example.py.
+    """
+
+    # No shapes: a function that reads rows of several lengths would bind T to one of them.
+    ids: np.ndarray
+    mask_loss: np.ndarray
+    slot: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def spliced(row: Row, slots: Sequence[np.ndarray], states: int) -> Spliced:
+    """The row with each picture's features in its place.
+
+    Args:
+      row: each picture one place wide.
+      slots: for each picture, the numbers of its features (see data/anyres.py).
+      states: how many features a row has.
+
+    Raises:
+      UserError: another number of pictures than of places, or a number beyond the features.
+    """
+    wide = expand(row, [len(numbers) for numbers in slots])
+    slot = np.full(len(wide), -1, np.int32)
+    if slots:
+        numbers = np.concatenate(list(slots))
+        if numbers.min() < 0 or numbers.max() >= states:
+            raise UserError(f"features {numbers.min()} to {numbers.max()} of {states} are to stand in a row")
+        slot[wide.image >= 0] = numbers
+    return Spliced(wide.ids, wide.mask_loss, slot)
+
+
+def stacked(rows: Sequence[Spliced], length: int | None = None) -> dict[str, np.ndarray]:
+    """`ids`, `valid`, `mask_loss`, `slot` of a batch, padded on the right.
+
+    Args:
+      rows: none longer than `length`.
+      length: default: of the longest row.
+
+    Raises:
+      UserError: a longer row.
+    """
+    longest = max(map(len, rows))
+    length = longest if length is None else length
+    if longest > length:
+        raise UserError(f"a row of {longest} tokens; the batch has room for {length}")
+
+    def pad(parts: Sequence[np.ndarray], fill: int) -> np.ndarray:
+        return np.stack([np.pad(part, (0, length - len(part)), constant_values=fill) for part in parts])
+
+    valid = np.arange(length)[None] < np.array([len(row) for row in rows])[:, None]
+    return {
+        "ids": pad([row.ids for row in rows], 0),
+        "valid": valid,
+        "mask_loss": pad([row.mask_loss for row in rows], 0),
+        "slot": pad([row.slot for row in rows], -1),
+    }
+
+
+def packed(
+    rows: Sequence[Spliced], length: int, states: Sequence[int], most: int
+) -> tuple[list[Spliced], list[list[int]]]:
+    """Several rows in one, as many as fit, in order; each one's features follow those of the rows before it.
+
+    Args:
+      rows: none longer than `length`.
+      length: of the packed rows, in tokens.
+      states: how many features each row has; the number behind them, in its `slot`, is the learned newline.
+      most: how many features a packed row has at most; the newline is the number behind these, there.
+
+    Returns:
+      The packed rows, and for each the numbers of the rows in it.
+
+    Raises:
+      UserError: a row that is longer, or has more features.
+    """
+    groups: list[list[int]] = []
+    tokens, features = length + 1, 0
+    for number, (row, count) in enumerate(zip(rows, states, strict=True)):
+        if len(row) > length or count > most:
+            raise UserError(f"a row of {len(row)} tokens, {count} features; a packed row has room for {length}, {most}")
+        if tokens + len(row) > length or features + count > most:
+            groups.append([])
+            tokens, features = 0, 0
+        groups[-1].append(number)
+        tokens, features = tokens + len(row), features + count
+    return [_joined(rows, group, states, most) for group in groups], groups
+
+
+def _joined(rows: Sequence[Spliced], group: Sequence[int], states: Sequence[int], most: int) -> Spliced:
+    slots, before = [], 0
+    for number in group:
+        slot = rows[number].slot
+        moved = np.where(slot == states[number], most, slot + before)
+        slots.append(np.where(slot < 0, -1, moved).astype(np.int32))
+        before += states[number]
+    ids, mask = (np.concatenate([getattr(rows[n], part) for n in group]) for part in ("ids", "mask_loss"))
+    return Spliced(ids, mask, np.concatenate(slots))
+
+
+def samples(groups: Sequence[Sequence[int]], rows: Sequence[Spliced], length: int) -> Int32[np.ndarray, "B T"]:
+    """`sample` of packed rows: which of the rows in it a token is of; padding is a sample of its own."""
+    out = np.zeros((len(groups), length), np.int32)
+    for number, group in enumerate(groups):
+        counts = [len(rows[n]) for n in group]
+        out[number] = np.repeat(np.arange(len(group) + 1), [*counts, length - sum(counts)])
+    return out

@@ -1,0 +1,173 @@
+"""A decoder alone, as a language model: next-token loss and generation. Larger systems take their decoder from here."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Integer
+
+from mmjax.core.errors import UserError
+from mmjax.core.types import Batch, Term
+from mmjax.decoders.generate import write
+from mmjax.decoders.llama import SIZES, Llama
+from mmjax.decoders.settings import Settings
+from mmjax.losses.lm import next_token
+from mmjax.nn.attention import KERNELS
+from mmjax.nn.mlp import ACTIVATIONS
+from mmjax.nn.position import RopeScaling
+from mmjax.nn.transformer import REMAT
+from mmjax.systems import base
+
+
+class LanguageModel(nn.Module):
+    """Texts that a decoder reads and writes.
+
+    Attributes:
+      llm: the decoder.
+      end_ids: tokens that end a text.
+    """
+
+    llm: nn.Module
+    end_ids: tuple[int, ...] = (2,)
+
+    def embed(self, batch: Batch) -> Float[Array, "B T D"]:
+        """Embeddings of the tokens."""
+        return self.llm.embed(jnp.asarray(batch["ids"]))
+
+    def logits(self, batch: Batch, *, train: bool = False) -> Float[Array, "B T V"]:
+        """Logits of the next token at every place, float32."""
+        return logits(self, batch, train)
+
+    def losses(self, batch: Batch, *, train: bool) -> dict[str, Term]:
+        """Cross-entropy of the tokens that `mask_loss` names, nats."""
+        return {"lm": lm_term(self.logits(batch, train=train), batch)}
+
+    def __call__(self, batch: Batch, *, train: bool = False) -> dict[str, Term]:
+        return self.losses(batch, train=train)
+
+    # ---------------------------------------------------------------- generation
+
+    def prompt(self, batch: Batch) -> tuple[Array, Array]:
+        """The text begins with all of `ids`."""
+        return jnp.asarray(batch["ids"]), jnp.asarray(batch["valid"])
+
+    def prefill(self, batch: Batch, ids: Array, valid: Array, room: int) -> tuple[Array, Array]:
+        """Reads the prompts; logits of the tokens after them."""
+        return prefill(self, {**batch, "ids": ids, "valid": valid}, room)
+
+    def decode(self, ids: Integer[Array, "R"], filled: Integer[Array, "R"]) -> Float[Array, "R V"]:
+        """Logits of the token after `ids`."""
+        return decode(self, ids, filled)
+
+    def generate(self, batch: Batch, how: Settings) -> dict[str, Array]:
+        """What stands after the prompts, `ids` and `valid`."""
+        return write(self, batch, how)
+
+    def example(self, rows: int, length: int = 8) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of a batch."""
+        return example(rows, length)
+
+
+def example(rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a batch of texts."""
+    ids, mask = (jax.ShapeDtypeStruct((rows, length), dtype) for dtype in (jnp.int32, jnp.bool_))
+    return {"ids": ids, "valid": mask, "mask_loss": mask}
+
+
+def logits(system: Any, batch: Batch, train: bool) -> Float[Array, "B T V"]:
+    """Logits of a system with `embed` and `llm`; several samples in a row count their positions by themselves."""
+    sample = batch.get("sample")
+    positions = None if sample is None else places(jnp.asarray(sample))
+    states = system.llm(system.embed(batch), jnp.asarray(batch["valid"]), positions, sample=sample, train=train)
+    return system.llm.logits(states)
+
+
+def places(sample: Integer[Array, "B T"]) -> Integer[Array, "B T"]:
+    """Each token's place in its sample; `sample` counts them along the row."""
+    T = sample.shape[1]
+    begins = jnp.pad(sample[:, 1:] != sample[:, :-1], ((0, 0), (1, 0)))
+    at = jnp.arange(T)[None]
+    return at - jax.lax.cummax(jnp.where(begins, at, 0), axis=1)
+
+
+def lm_term(logits: Float[Array, "B T V"], batch: Batch) -> Term:
+    """The next-token loss; no sample's first token is predicted from the one before it."""
+    predicted = jnp.asarray(batch["mask_loss"]) & jnp.asarray(batch["valid"])
+    if "sample" in batch:
+        predicted = predicted & (places(jnp.asarray(batch["sample"])) > 0)
+    return next_token(logits, jnp.asarray(batch["ids"]), predicted)
+
+
+def prefill(system: Any, batch: Batch, room: int) -> tuple[Float[Array, "B V"], Integer[Array, "B"]]:
+    """(logits of the token after each prompt, its tokens); keys and values are kept for rows of `room` tokens."""
+    valid = jnp.asarray(batch["valid"])
+    states = system.llm(system.embed(batch), valid, room=room)
+    length = valid.sum(axis=1, dtype=jnp.int32)
+    last = jnp.take_along_axis(states, (length - 1)[:, None, None], axis=1)[:, 0]
+    return system.llm.logits(last), length
+
+
+def decode(system: Any, ids: Integer[Array, "R"], filled: Integer[Array, "R"]) -> Float[Array, "R V"]:
+    """Logits of the token after `ids`, which go to the slots `filled`."""
+    return system.llm.logits(system.llm.step(system.llm.embed(ids[:, None]), filled)[:, 0])
+
+
+# ---------------------------------------------------------------- builders
+
+_DECODER = {"size", "vocab", "width", "depth", "heads", "kv_heads", "head_dim", "mlp_dim", "act", "eps", "theta",
+            "rope_scaling", "window", "qkv_bias", "out_bias", "mlp_bias", "tied", "scan", "remat",
+            "attention"}  # fmt: skip
+_REQUIRED = ("vocab", "width", "depth", "heads", "mlp_dim")
+
+
+def decoder(where: str, config: Mapping[str, Any], **shared: Any) -> Llama:
+    """A decoder from its keys, `size` and the attributes of `decoders.llama.Llama`.
+
+    Args:
+      where: its place in the config, for messages.
+      config: the keys; `rope_scaling` is a mapping of `nn.position.RopeScaling`.
+      **shared: defaults from `base.shared_options`.
+
+    Raises:
+      UserError: unknown or missing keys, or values that do not exist.
+    """
+    config = dict(config)
+    if (size := config.pop("size", None)) is not None:
+        base.check_choice(f"{where}: size", size, SIZES)
+        config = {**SIZES[size], **config}
+    base.check_keys(where, config, _DECODER, _REQUIRED)
+    kinds: dict[str, Any] = {"act": ACTIVATIONS, "remat": REMAT, "attention": KERNELS}
+    for key, choices in kinds.items():
+        if key in config:
+            base.check_choice(f"{where}: {key}", config[key], [*choices])
+    for key in (*_REQUIRED, "kv_heads", "head_dim", "window"):
+        value = config.get(key)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise UserError(f"{where}: {key} = {value!r}; valid: a whole number, at least 1")
+    heads, keys = config["heads"], config.get("kv_heads") or config["heads"]
+    if heads % keys or (config.get("head_dim") is None and config["width"] % heads):
+        raise UserError(f"{where}: {keys} key heads do not divide {heads} heads, or these the width {config['width']}")
+    if config.get("rope_scaling") is not None:
+        config["rope_scaling"] = RopeScaling(**config["rope_scaling"])
+    return Llama(**{**shared, **config})
+
+
+def build(config: Mapping[str, Any]) -> LanguageModel:
+    """A language model from `llm` (see `decoder`), `end_ids`, and the options of all systems.
+
+    Raises:
+      UserError: unknown or missing keys, or values that do not exist.
+    """
+    config = base.plain(config)
+    if (size := config.pop("size", None)) is not None:
+        config["llm"] = {"size": size, **config.get("llm", {})}
+    shared = {"dtype", "scan", "remat", "attention"}
+    base.check_keys("system language", config, {"name", "llm", "end_ids", *shared}, ("llm",))
+    llm = decoder("system language: llm", config["llm"], **base.shared_options(config))
+    ends: Any = config.get("end_ids", (2,))
+    return LanguageModel(llm, tuple(ends))
+
+
+LANGUAGE_SIZES: dict[str, dict[str, Any]] = {name: {"llm": llm} for name, llm in SIZES.items()}

@@ -1,0 +1,48 @@
+"""BLIP's configs: every one resolves, its teacher and tokens fit its system, and the small one trains."""
+
+import json
+import math
+import pathlib
+
+import pytest
+
+from mmjax import inputs, main, systems
+from mmjax.core import config as configs
+from mmjax.core import trees
+from mmjax.train.stage import make_stage
+
+BLIP = pathlib.Path(__file__).parent.parent / "configs" / "blip"
+NAMES = sorted(path.stem for path in BLIP.glob("[a-z]*.py"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("variant", ["", ":smoke"])
+def test_resolves(name: str, variant: str) -> None:
+    config = configs.plain(configs.load(f"{BLIP / name}.py{variant}"))
+    system = systems.build({**config["system"], "scan": False})
+    stage = make_stage("train", config["stages"]["train"])
+    assert inputs.text_length(config) <= system.txt.length
+    if not variant and name != "emoji_scenes":
+        assert system.txt.vocab == 30524 and stage.also_decay == (".*",) and stage.weight_decay == 0.05
+    if stage.teacher and (variant or name == "emoji_scenes"):
+        import jax
+
+        from mmjax.core import sharding as shd
+
+        made = jax.eval_shape(lambda b: system.init(jax.random.key(0), b), system.example(1))
+        teacher, rest = trees.split(shd.unbox(made)["params"], stage.teacher, "teacher")
+        assert set(teacher) == {"img", "txt", "img_proj", "txt_proj"}
+        assert set(rest) == {"txt", "itm_head", "tau"} or set(rest) == {"itm_head", "tau"}
+        if system.queue:
+            assert system.queue % config["data"]["batch_size"] == 0
+
+
+@pytest.mark.parametrize("name", ["emoji_scenes", pytest.param("caption_coco", marks=pytest.mark.slow),
+                                  pytest.param("retrieval_coco", marks=pytest.mark.slow),
+                                  pytest.param("vqa", marks=pytest.mark.slow)])  # fmt: skip
+def test_smoke_trains(name: str, tmp_path: pathlib.Path) -> None:
+    main.train(configs.load(f"{BLIP / name}.py:smoke"), tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) >= 3 and all(math.isfinite(row["loss"]) for row in rows)
+    wanted = {"emoji_scenes": {"itc", "itm", "lm"}, "caption_coco": {"lm"}, "retrieval_coco": {"itc", "itm"}}
+    assert wanted.get(name, {"answer"}) <= set(rows[-1])
