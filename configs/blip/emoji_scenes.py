@@ -28,7 +28,8 @@ def get_config(variant: str = "") -> ConfigDict:
             "name": "blip",
             "task": "pretrain",
             "embed_dim": 64,
-            "queue": 2_048,
+            "queue": 256,
+            "alpha": 0.1,
             "alpha_steps": 1_000,
             "smoothing": 0.05,
             **_RECIPE.SPECIAL,
@@ -57,8 +58,10 @@ def get_config(variant: str = "") -> ConfigDict:
         }
     )
     c.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
-    stage = {"steps": 2_500, "lr": 1e-3, "warmup": 150, "b2": 0.98, "weight_decay": 0.05, "clip": 1.0}
-    c.stages = ConfigDict({"train": {**stage, "teacher": _RECIPE.TEACHER, "teacher_decay": 0.99}})
+    stage = {"steps": 3_000, "lr": 1e-3, "warmup": 150, "b2": 0.98, "weight_decay": 0.05, "clip": 1.0}
+    # τ is a small number: at the full rate, that of a short run, it falls to its bound within a hundred steps.
+    stage["lr_scale"] = (("tau", 0.01),)
+    c.stages = ConfigDict({"train": {**stage, "teacher": _RECIPE.TEACHER, "teacher_decay": 0.97}})
     how = {"beams": 3, "max_length": 24, "min_length": 5}
     c.evals = ConfigDict(
         {
@@ -72,7 +75,7 @@ def get_config(variant: str = "") -> ConfigDict:
             },
         }
     )
-    c.every = ConfigDict({"log": 25, "save": 500, "evaluate": 0})
+    c.every = ConfigDict({"log": 25, "save": 300, "evaluate": 0})
     c.keep = 2
     c.writers = ("jsonl", "csv")
     c.report = ()
