@@ -1,6 +1,7 @@
 """`mmjax eval`: evaluates a checkpoint of any layout, with the evaluators of its config or one made from arguments."""
 
 import argparse
+import dataclasses
 import json
 import pathlib
 from typing import Any
@@ -29,7 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     own = parser.add_argument_group("an evaluator of your own, instead of those of the checkpoint's config")
     own.add_argument("--data", metavar="SPEC", help="source of the pictures, such as 'emoji:test?style=fluent'")
-    own.add_argument("--metric", metavar="METRIC", help="retrieval (default), zeroshot or linear_probe")
+    own.add_argument("--metric", metavar="METRIC", help="kind: retrieval (default), zeroshot, linear_probe, rerank, "
+                     "matching, caption, vqa, verdict")  # fmt: skip
+    own.add_argument("--option", action="append", default=[], metavar="KEY=VALUE",
+                     help="a further option of that kind, as in a config, such as nearest=64 or mode=rank; VALUE is "
+                     "JSON or a text; may be given again")  # fmt: skip
     own.add_argument("--name", help="prefix of its metrics (default: the source's name)")
     own.add_argument("--limit", type=int, metavar="N", help="at most N examples, spread evenly over the source")
     own.add_argument("--templates", metavar="NAME|FILE", help="prompts: a built-in set, or a file of them")
@@ -73,7 +78,7 @@ def evaluate(args: argparse.Namespace) -> int:
     from mmjax.evals.build import build_evaluator
     from mmjax.evals.report.contents import ReportData
     from mmjax.evals.report.examine import Examined, examine
-    from mmjax.evals.report.write import write_report
+    from mmjax.evals.report.write import stem, write_report
     from mmjax.train.progress import print_table
 
     logging.set_verbosity(logging.ERROR)
@@ -118,6 +123,10 @@ def evaluate(args: argparse.Namespace) -> int:
             settings={"Evaluators": specs, "System": loaded.system},
         )
         print(f"report: {write_report(args.out, data, [picture for each in found for picture in each.pictures])}")
+        for name, each in zip(specs, found, strict=True):
+            if each.written:
+                lines = [json.dumps(dataclasses.asdict(text), ensure_ascii=False) for text in each.written]
+                files.write_text(args.out / f"{stem(name)}_written.jsonl", "\n".join(lines) + "\n")
     return 0
 
 
@@ -132,9 +141,18 @@ def own_spec(args: argparse.Namespace) -> dict[str, Any]:
     given = {name: getattr(args, name) for name in SPEC if getattr(args, name) is not None}
     if args.metric is not None:
         given["kind"] = args.metric
+    for each in args.option:
+        key, equals, value = each.partition("=")
+        if not key or not equals or key in given:
+            raise UserError(f"--option {each}: give KEY=VALUE, each key once")
+        try:
+            given[key] = json.loads(value)
+        except ValueError:
+            given[key] = value
     if "data" in given and args.evaluators:
         raise UserError("--data makes an evaluator and --evaluators chooses some of the config: give one of the two")
-    idle = sorted({*({"metric" if name == "kind" else name for name in given}), *(("name",) if args.name else ())})
+    said = {"kind": "metric"} | {each.partition("=")[0]: "option" for each in args.option}
+    idle = sorted({*(said.get(name, name) for name in given), *(("name",) if args.name else ())})
     if idle and "data" not in given:
         named = ", ".join("--" + name.replace("_", "-") for name in idle)
         raise UserError(f"{named}: this describes an evaluator, which needs --data SOURCE")

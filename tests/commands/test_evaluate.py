@@ -1,3 +1,4 @@
+import argparse
 import json
 import pathlib
 import subprocess
@@ -12,6 +13,7 @@ from PIL import Image
 
 import mmjax
 from mmjax import cli, systems
+from mmjax.commands import evaluate as command
 from mmjax.commands import models
 from mmjax.core.errors import UserError
 from mmjax.core.stacking import stack_blocks
@@ -270,3 +272,19 @@ def test_importing_mmjax_stays_quick():
     code = "import sys, mmjax; print(sorted({'jax', 'flax', 'numpy', 'PIL'} & set(sys.modules)), callable(mmjax.load))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[] True"
+
+
+def spec_of(*words: str) -> dict:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return command.own_spec(parser.parse_args(["--checkpoint", "x", *words]))
+
+
+def test_options_of_any_kind_are_json_or_text() -> None:
+    spec = spec_of("--data", "d", "--metric", "rerank", "--option", "nearest=64", "--option", "score=match+cosine")
+    assert spec == {"kind": "rerank", "data": "d", "nearest": 64, "score": "match+cosine"}
+    for words, said in ((("--option", "nearest=64"), "--option: this describes an evaluator"),
+                        (("--data", "d", "--option", "nearest"), "KEY=VALUE"),
+                        (("--data", "d", "--option", "data=e"), "each key once")):  # fmt: skip
+        with pytest.raises(UserError, match=said):
+            spec_of(*words)

@@ -6,6 +6,8 @@ import pytest
 from mmjax.core.errors import UserError
 from mmjax.evals.base import Predictor
 from mmjax.evals.build import build_evaluator
+from mmjax.evals.report.examine import examine
+from mmjax.evals.report.written import spread
 from tests.evals import toy
 
 PAIRS = [{"image": toy.grey(v), "texts": [str(v)]} for v in (1, 2, 3, 4, 5, 6)]
@@ -112,3 +114,16 @@ def test_over_hands_shared_arrays_and_static_arguments() -> None:
     assert made["index"].ravel().tolist() == [1, 0, 0] or made["index"].ravel().tolist() == [1, 1, 0]
     both = predictor.over("rank_answers", batch, np.array([[3], [1]], np.int32), np.ones((2, 1), bool), 2)
     assert both["index"].shape == (3, 2)
+
+
+def test_report_shows_what_was_written_and_its_score() -> None:
+    examples = [{"image": toy.grey(v), "texts": [f"{v} 7" if v % 2 else "else"]} for v in range(1, 20)]
+    evaluator = build_evaluator("captions", {"kind": "caption", "data": "toy"}, toy.tools(examples))
+    found = examine(evaluator, toy.predictor())
+    (picture,) = found.pictures
+    assert picture.file == "captions_written.png" and picture.png.startswith(b"\x89PNG")
+    assert len(found.written) == 19 and found.written[0].text == "1 7"
+    shown = spread(list(found.written))
+    assert len(shown) == 12 and shown[0].score > shown[-1].score == 0
+    answers = examine(build_evaluator("vqa", {"kind": "vqa", "data": "toy"}, toy.tools(ASKED)), toy.predictor())
+    assert [text.question for text in answers.written] == ["3 4", "5"] * 2 and len(answers.pictures) == 1

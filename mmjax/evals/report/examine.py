@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mmjax.evals.base import Evaluator, Predictor
+from mmjax.evals.caption import Captions, Written
 from mmjax.evals.linear_probe import LinearProbe
 from mmjax.evals.ranking import chance_recall
 from mmjax.evals.report.classification import ClassPanel, class_bars, confusion, recall_curve, sweep_curve
@@ -12,7 +13,9 @@ from mmjax.evals.report.contents import RetrievalPanel, retrieval_panel
 from mmjax.evals.report.page import Picture
 from mmjax.evals.report.style import to_png
 from mmjax.evals.report.write import stem
+from mmjax.evals.report.written import spread, written_figure
 from mmjax.evals.retrieval import DIRECTIONS, Retrieval
+from mmjax.evals.vqa import VQA
 from mmjax.evals.zeroshot import ZeroShot
 
 _CUTS = 60  # cut-offs of a recall curve
@@ -24,6 +27,7 @@ class Examined(NamedTuple):
     metrics: dict[str, float]
     panels: list[RetrievalPanel]
     pictures: list[Picture]
+    written: tuple[Written, ...] = ()  # every text that the system wrote
 
 
 def examine(evaluator: Evaluator, predictor: Predictor) -> Examined:
@@ -51,7 +55,21 @@ def examine(evaluator: Evaluator, predictor: Predictor) -> Examined:
         name = f"{stem(evaluator.name)}_sweep.png"
         sweep = Picture(name, evaluator.name, caption, to_png(sweep_curve(outcome.tried)))
         return Examined(dict(evaluator.score(outcome)), [], [sweep, *_classification(panel)])
+    if isinstance(evaluator, Captions | VQA):
+        values, written = evaluator.score(evaluator.write(predictor))
+        return Examined(dict(values), [], [_written(evaluator, written)], tuple(written))
     return Examined(dict(evaluator.run(predictor)), [], [])
+
+
+def _written(evaluator: Captions | VQA, written: list[Written]) -> Picture:
+    captions = isinstance(evaluator, Captions)
+    score, right = ("CIDEr", 1.0) if captions else ("accuracy", 0.5)
+    caption = (
+        f"From the best {score} to the worst, evenly: in colour what the model wrote, green from {score} {right:g} on; "
+        f"below it the score and {'a caption' if captions else 'an answer'} that people gave."
+    )
+    figure = written_figure(evaluator.images, spread(written), right, score)
+    return Picture(f"{stem(evaluator.name)}_written.png", evaluator.name, caption, to_png(figure))
 
 
 def _blocks(rows: np.ndarray, size: int = 4096) -> list[np.ndarray]:
