@@ -78,7 +78,7 @@ def get_config(variant: str = "") -> ConfigDict:
     c.every = ConfigDict({"log": 25, "save": 300, "evaluate": 0})
     c.keep = 2
     c.writers = ("jsonl", "csv")
-    c.report = ()
+    c.report = ("test_captions",)
     if variant == "smoke":
         c.data.batch_size, c.data.workers = 8, 0
         c.system.queue = 32
@@ -86,6 +86,6 @@ def get_config(variant: str = "") -> ConfigDict:
         for tower in ("img", "txt"):
             c.system[tower].width, c.system[tower].depth, c.system[tower].heads = 32, 1, 2
         c.stages.train.steps, c.stages.train.warmup = 4, 1
-        c.evals = ConfigDict()
+        c.evals, c.report = ConfigDict(), ()
         c.every = ConfigDict({"log": 1, "save": 2, "evaluate": 0})
     return c
