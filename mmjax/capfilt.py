@@ -243,5 +243,7 @@ def _finish(plan: Plan, output: pathlib.Path) -> dict[str, Any] | None:
     manifest = {"plan": json.loads(json.dumps(dataclasses.asdict(plan))), "counts": counts,
                 "opens_as": f"arrayrecord:{output}/data-*.arrayrecord"}  # fmt: skip
     files.write_text(output / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    for left in output.glob("*.partial-*"):  # of a process that was killed
+        left.unlink(missing_ok=True)
     shutil.rmtree(output / _STATE, ignore_errors=True)  # of several processes that end together, each may do this
     return manifest

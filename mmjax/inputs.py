@@ -223,9 +223,22 @@ def make_tools(config: Mapping[str, Any], tokenizer: Tokenizer) -> Tools:
         preprocess,
         functools.partial(tokenizer.batch, length=length),
         unusable=(BadExample,),
-        decode=tokenizer.decode,
+        decode=functools.partial(written_text, tokenizer),
         settings=generation_settings,
     )
+
+
+def written_text(tokenizer: Tokenizer, ids: np.ndarray) -> str:
+    """The text of ids that a model wrote; an id that its vocabulary has and the tokenizer has not is shown as U+FFFD.
+
+    Vocabularies are often padded to a round number: a model that has learned little may write one of those rows.
+    """
+    known = ids < tokenizer.vocab_size
+    if known.all():
+        return tokenizer.decode(ids)
+    parts = np.split(ids, np.flatnonzero(~known))
+    texts = [tokenizer.decode(part[part < tokenizer.vocab_size]).strip() for part in parts]
+    return " \ufffd ".join(texts).strip()
 
 
 def generation_settings(options: Mapping[str, Any]) -> Settings:

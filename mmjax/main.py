@@ -55,7 +55,7 @@ def train(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
 
     mesh = shd.make_mesh(config.get("mesh"))
     for stage in stages.values():  # said before anything is built
-        shd.check_batch_size(inputs.data_of(config, stage.data)["batch_size"], mesh)
+        shd.check_batch_size(inputs.data_of(config, stage.data)["batch_size"], mesh, stage.chunks)
     begun = processes.agree(bool(checkpoint.steps(directory)))
     tokenizer = inputs.make_tokenizer(config["tokenizer"], directory / "tokenizer" if begun else None)
     inputs.check_vocabulary(config, tokenizer)

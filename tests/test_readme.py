@@ -70,6 +70,15 @@ def test_evaluate_and_search(demo_run, tmp_path, monkeypatch, capsys):
         assert (tmp_path / file).stat().st_size > 0
 
 
+def test_write_and_clean_take_these_arguments():
+    """Models that write take minutes to train: the commands are parsed here, and run in their own tests."""
+    commands = section("Write and clean")
+    assert [words[1] for words in commands] == ["generate", "capfilt"]
+    for words in commands:
+        args = cli.make_parser(words[1]).parse_args(words[1:])
+        assert str(getattr(args, "captioner", "")) + str(getattr(args, "checkpoint", "")) == "runs/captioner"
+
+
 def test_there_are_examples():
     assert len(EXAMPLES) == 2
 

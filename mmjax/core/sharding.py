@@ -75,8 +75,8 @@ def use_mesh(mesh: Mesh) -> Iterator[Mesh]:
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     """Says where an array of a computation lives, by the logical names of its axes; so its gradient, too.
 
-    A no-op where no rules or no mesh are in force. An axis stays whole if its mesh axes do not divide it: three heads
-    on two devices are computed on both.
+    A no-op where no rules or no mesh are in force, and in a shard_map, which sees one device's part. An axis stays
+    whole if its mesh axes do not divide it: three heads on two devices are computed on both.
 
     Args:
       names: one per axis; "batch" for the leading axis of activations, "heads" and "mlp" for the widths that `tensor`
@@ -86,7 +86,7 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
       UserError: a name that RULES does not know.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or not nn.get_logical_axis_rules():
+    if mesh.empty or mesh.manual_axes or not nn.get_logical_axis_rules():
         return x
     table = dict(RULES)
     if unknown := [name for name in names if name is not None and name not in table]:
@@ -137,9 +137,15 @@ def replicated(mesh: AnyMesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def check_batch_size(batch_size: int, mesh: AnyMesh) -> None:
-    """Raises UserError unless the global batch divides over the batch axes."""
+def check_batch_size(batch_size: int, mesh: AnyMesh, chunks: int = 1) -> None:
+    """Raises UserError unless the global batch, and each of its chunks, divides over the batch axes."""
     ways = int(np.prod([mesh.shape[a] for a in BATCH_AXES]))
+    if chunks > 1 and batch_size % (ways * chunks):
+        near = max(batch_size // (ways * chunks), 1) * ways * chunks
+        raise UserError(
+            f"batch size {batch_size} does not divide into chunks={chunks} that divide over {ways} devices "
+            f"(mesh {dict(mesh.shape)}); e.g. {near} would"
+        )
     if batch_size % ways:
         near = max(batch_size // ways, 1) * ways
         raise UserError(

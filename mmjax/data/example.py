@@ -10,6 +10,8 @@ from mmjax.core.errors import BadExample as BadExample
 from mmjax.core.errors import UserError
 from mmjax.data.choices import choose
 
+NO_PICTURE = np.zeros((0, 0, 3), np.uint8)  # in place of a picture, where an example is read for its texts alone
+
 
 class Example(TypedDict, total=False):
     """One item of a source, before augmentation and tokenization. `key` is always there, and `image` or `images`; in a

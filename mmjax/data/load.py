@@ -33,13 +33,17 @@ class Load:
     first: int
     seed: int  # of what stands in for bad examples
     check: Check | None  # raises BadExample for an example without a usable text
+    images: bool = True  # False: for the texts alone, images are not decoded where the source can do without
 
     def __call__(self, index: int) -> tuple[int, Mapping[str, Any], list[ledger.Dropped]]:
         asked = place = int(index)
         bad: list[ledger.Dropped] = []
+        read = self.source.__getitem__
+        if not self.images:
+            read = getattr(self.source, "without_image", read)
         while True:
             try:
-                example = self.source[place]
+                example = read(place)
                 if self.check is not None:
                     self.check(example)
                 return self.first + place, example, bad

@@ -17,6 +17,7 @@ from absl import flags, logging
 
 from mmjax.core.errors import UserError
 from mmjax.data import ledger, tasks
+from mmjax.data.example import NO_PICTURE
 from mmjax.data.load import Check, Examples, Load
 from mmjax.data.workers import follow_parent
 
@@ -73,8 +74,10 @@ class Pipeline:
         very last batch may be shorter.
       rows: which rows of every global batch are made here, ascending (`core.sharding.local_rows`); None: all.
       text_buckets: lengths below `length`, ascending: `ids` and `valid` are cut to the smallest of them that holds the
-        longest text of the global batch, whichever rows are made here. To know it, all texts of the batch are made
-        everywhere, which reads and decodes all of its examples.
+        longest text of the global batch, whichever rows are made here. To know it, all texts of the batch are read
+        everywhere, without their images: these are decoded for `rows` alone, and draw from generators of their own.
+        What stands in for an example whose image cannot be decoded is not known everywhere: its text is cut, should it
+        be the longest.
       workers: processes that make batches; 0 makes them in threads of this one. The stream is the same.
       threads: per worker (or in this process). More than one pays when sources wait for a disk or decode large files.
       read_ahead: batches kept ready per worker (or in this process); each takes memory.
@@ -113,7 +116,9 @@ class Pipeline:
             raise UserError(f"rows {rows} of a batch of {batch_size}; valid: some of 0 … {batch_size - 1}, ascending")
 
         task = task or tasks.Pairs()
-        samples, epoch = _samples(named, shares, seed, shuffle, functools.partial(_check, task, text))
+        buckets, check = _check_buckets(text_buckets, length), functools.partial(_check, task, text)
+        samples, epoch = _samples(named, shares, seed, shuffle, check)
+        texts = _samples(named, shares, seed, shuffle, check, images=False)[0] if buckets else None
         if drop_remainder:
             if epoch < batch_size:
                 raise UserError(
@@ -121,21 +126,22 @@ class Pipeline:
                     "drop_remainder=False, which lets batches run across epochs"
                 )
             epoch = epoch // batch_size * batch_size
-            samples = samples[:epoch]
+            samples, texts = samples[:epoch], texts and texts[:epoch]
         samples = samples.repeat(epochs)
         if len(samples) % batch_size and epochs is not None and len(self.rows) < batch_size:
             raise UserError(
                 f"{len(samples)} examples leave a short last batch of {len(samples) % batch_size}, which "
                 "several processes cannot share; valid: drop_remainder=True"
             )
-        samples = samples.random_map(_Transform(image, text, task), seed=_derive(seed, "transform"))
+        own = _derive(seed, "transform")
+        samples = samples.random_map(_Transform(_Apart(image) if buckets else image, text, task), seed=own)
+        texts = texts and texts.repeat(epochs).random_map(_Transform(_Apart(None), text, task), seed=own)
         self.samples_per_epoch = epoch
         self.lengths = {name: len(source) for name, source in named.items()}
         self._shares = shares
         self.batch_size = batch_size
         self.workers, self.threads, self.read_ahead = workers, threads, read_ahead
-        buckets = _check_buckets(text_buckets, length)
-        self.batches = _Batches(samples, tokenizer, length, batch_size, self.rows, task, buckets)
+        self.batches = _Batches(samples, tokenizer, length, batch_size, self.rows, task, buckets, texts)
         self.fingerprint = _plain(
             {
                 "seed": seed,
@@ -303,6 +309,17 @@ class _Transform:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Apart:
+    """An image transform with a generator of its own: what else is drawn does not depend on it; None makes no image."""
+
+    image: ImageTransform | None
+
+    def __call__(self, picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        own = np.random.default_rng(int(rng.integers(2**63)))
+        return NO_PICTURE if self.image is None else self.image(picture, own)
+
+
+@dataclasses.dataclass(frozen=True)
 class _Batches:
     """Random access to some rows of every global batch."""
 
@@ -313,6 +330,7 @@ class _Batches:
     rows: Sequence[int] | np.ndarray  # of every global batch, that are made here
     task: tasks.Task
     buckets: Sequence[int] = ()
+    texts: Any = None  # as `samples`, no image decoded; with `buckets`
 
     def __len__(self) -> int:
         total = len(self.samples)
@@ -325,23 +343,24 @@ class _Batches:
         there = min(self.batch_size, len(self.samples) - step * self.batch_size)
         made = {int(row): self.samples[step * self.batch_size + int(row)] for row in self.rows if row < there}
         numbers, samples, dropped = zip(*made.values(), strict=True)
-        ids, valid = tasks.tokens(self.tokenizer, [sample["text"] for sample in samples], self.length)
-        batch = self.task.collate(samples, self.tokenizer, self.length)
-        if self.buckets:
-            others = [self.samples[step * self.batch_size + row][1]["text"] for row in range(there) if row not in made]
-            longest = max(int(each.sum(1).max()) for each in (valid, *self._valid(others)))
-            size = next((size for size in self.buckets if size >= longest), self.length)
-            ids, valid = np.ascontiguousarray(ids[:, :size]), np.ascontiguousarray(valid[:, :size])
-            if "mask_loss" in batch:
-                batch["mask_loss"] = np.ascontiguousarray(batch["mask_loss"][:, :size])
+        length = self._bucket(range(step * self.batch_size, step * self.batch_size + there), made)
+        ids, valid = tasks.tokens(self.tokenizer, [sample["text"] for sample in samples], length)
+        batch = self.task.collate(samples, self.tokenizer, length)
         image = np.stack([sample["image"] for sample in samples])
         batch = {"image": image, "ids": ids, "valid": valid, "index": np.array(numbers, np.int64), **batch}
         batch = {key: array for key, array in batch.items() if key not in getattr(self.task, "without", ())}
         bad = [item for items in dropped for item in items]
         return batch if not bad else {**batch, DROPPED: ledger.pack(bad)}
 
-    def _valid(self, texts: list[str]) -> list[np.ndarray]:
-        return [self.tokenizer.batch(texts, self.length)[1]] if texts else []
+    def _bucket(self, places: range, made: Mapping[int, tuple]) -> int:
+        """Tokens of the texts at these places: the same number whichever of their rows were made here."""
+        if not self.buckets:
+            return self.length
+        # What stands in for an unusable image is known where the row is made: it does not count anywhere.
+        known = {row: sample["text"] for row, (_, sample, bad) in made.items() if not bad}
+        texts = [known[row] if row in known else self.texts[place][1]["text"] for row, place in enumerate(places)]
+        longest = tasks.tokens(self.tokenizer, texts, self.length)[1].sum(1).max()
+        return next((size for size in self.buckets if size >= longest), self.length)
 
 
 def _samples(
@@ -350,6 +369,7 @@ def _samples(
     seed: int,
     shuffle: bool,
     check: Check | None = None,
+    images: bool = True,
 ) -> tuple[grain.MapDataset, int]:
     """The endless global order of numbered examples, and the length of its first epoch."""
     parts, first = [], 0
@@ -362,7 +382,7 @@ def _samples(
                 part = part.map_with_index(_Permute(len(source), own))
             else:
                 part = part.shuffle(seed=own)
-        parts.append(part.map(Load(source, name, first, _derive(seed, "substitute", place), check)))
+        parts.append(part.map(Load(source, name, first, _derive(seed, "substitute", place), check, images)))
         first += len(source)
     mixed = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, [shares[name] for name in sources])
     return mixed, len(mixed)

@@ -79,7 +79,7 @@ def abstract_step(config: Mapping[str, Any], name: str, mesh: shd.AnyMesh) -> Ab
     """
     stage = make_stage(name, config["stages"][name])
     batch_size = inputs.data_settings(config, stage.data)["batch_size"]
-    shd.check_batch_size(batch_size, mesh)
+    shd.check_batch_size(batch_size, mesh, stage.chunks)
     system = systems.build(config["system"])
     _, boxed, shardings = main.abstract_variables(system, config, mesh)
     variables = shd.unbox(boxed)

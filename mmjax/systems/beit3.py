@@ -136,7 +136,8 @@ class BEiT3(nn.Module):
 
     def caption_logits(self, image: Array, ids: Array, valid: Array, *, train: bool = False) -> Float[Array, "B T V"]:
         """Logits of the words where each sees the image and the words up to itself; the image sees itself alone."""
-        return self.word_logits(self.states(image, ids, valid, mask=self.unidirectional(ids.shape[1]), train=train))
+        states = self.states(image, ids, valid, mask=self.unidirectional(ids.shape[1]), train=train)
+        return self.word_logits(self.behind(states))
 
     def unidirectional(self, length: int) -> Bool[Array, "1 1 T T"]:
         """The mask of captioning for an image and `length` tokens (§3.1: image captioning)."""
@@ -156,11 +157,13 @@ class BEiT3(nn.Module):
         logits = self.caption_logits(image, shown, places <= count[:, None])
         return jnp.take_along_axis(logits, count[:, None, None], axis=1)[:, 0]
 
-    def word_logits(self, states: Float[Array, "B S D"]) -> Float[Array, "B T V"]:
-        """Logits of the words of a text alone, or of the text behind an image; float32."""
-        image = self.img.patches + 1
-        text = states[:, image:] if states.shape[1] > image else states
+    def word_logits(self, text: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+        """Logits of the words from the states of a text, those behind an image left out; float32."""
         return self.words(text).astype(jnp.float32)
+
+    def behind(self, states: Float[Array, "B S D"]) -> Float[Array, "B T D"]:
+        """The states of the text that stands behind an image."""
+        return states[:, self.img.patches + 1 :]
 
     # ---------------------------------------------------------------- objective
 
@@ -229,7 +232,8 @@ class BEiT3(nn.Module):
         if image is not None and codes is not None and masked is not None:
             terms["image"] = mlm.masked_lm(self.code_logits(states), codes, masked)
         if ids is not None and chosen is not None:
-            terms["text"] = mlm.masked_lm(self.word_logits(states), jnp.asarray(ids), chosen)
+            text = states if image is None else self.behind(states)
+            terms["text"] = mlm.masked_lm(self.word_logits(text), jnp.asarray(ids), chosen)
         return terms
 
     def code_logits(self, states: Float[Array, "B S D"]) -> Float[Array, "B P C"]:

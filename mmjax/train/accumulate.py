@@ -4,15 +4,25 @@ A contrastive loss is no sum over examples, so averaging the gradients of small 
 (Gao et al. 2021, "Scaling deep contrastive learning batch size under memory limited setup", §3): compute the features
 of all chunks without keeping activations, differentiate the objective by the features of the whole batch, then compute
 each chunk's features once more and pull their gradients back into the parameters.
+
+On a mesh with `data` alone, every device adds up the gradients of its rows of all chunks, and they are reduced over the
+devices once. Parameters that are split (`fsdp`, `tensor`) are gathered for every chunk anyway: there, and where
+features draw random numbers, whose masks are those of the whole chunk, the gradient of each chunk is reduced by itself.
 """
 
+import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.interpreters import partial_eval
+from jax.sharding import PartitionSpec as P
 
 from mmjax.core.errors import UserError
+
+DATA = "data"
 
 Features = Callable[[Any, Any, jax.Array], Any]
 Objective = Callable[[Any, Any], tuple[jax.Array, Any]]
@@ -66,20 +76,55 @@ def cached_value_and_grad(features_fn: Features, objective_fn: Objective, chunks
 
         varying = [x for x in leaves if _varies(x)]
         result, (grads, by_feature) = jax.value_and_grad(objective, (0, 1), has_aux=True)(params, varying)
-
-        def pull_back(grads: Any, xs: tuple[tuple[jax.Array, Any], list[jax.Array]]) -> tuple[Any, None]:
-            (index, chunk), by_feature = xs
-
-            def varying_features(params: Any) -> list[jax.Array]:
-                return [x for x in jax.tree.leaves(chunk_features(params, index, chunk)) if _varies(x)]
-
-            _, pull = jax.vjp(varying_features, params)
-            return jax.tree.map(jnp.add, grads, pull(by_feature)[0]), None
-
-        grads, _ = jax.lax.scan(pull_back, grads, (numbered, split_rows(by_feature, chunks)))
-        return result, grads
+        first = jax.tree.map(lambda x: x[0], numbered[1])
+        if _alone_on(DATA, chunks, size) and not _draws(features_fn, params, first, rng):
+            here = functools.partial(_pulled_here, features_fn, chunks)
+            local = jax.shard_map(here, in_specs=(P(), P(DATA), P(DATA), P()), out_specs=P(), check_vma=True)
+            return result, jax.tree.map(jnp.add, grads, local(params, batch, by_feature, rng))
+        return result, _pulled(features_fn, chunks, params, batch, by_feature, rng, grads)
 
     return value_and_grad
+
+
+def _pulled(
+    features_fn: Features, chunks: int, params: Any, batch: Any, by_feature: list, rng: jax.Array, grads: Any
+) -> Any:
+    """`grads` and, chunk by chunk, the gradients of the features pulled back into the parameters."""
+
+    def pull_back(grads: Any, xs: tuple[jax.Array, Any, list[jax.Array]]) -> tuple[Any, None]:
+        index, chunk, by_feature = xs
+
+        def varying_features(params: Any) -> list[jax.Array]:
+            features = features_fn(params, chunk, jax.random.fold_in(rng, index))
+            return [x for x in jax.tree.leaves(features) if _varies(x)]
+
+        _, pull = jax.vjp(varying_features, params)
+        return jax.tree.map(jnp.add, grads, pull(by_feature)[0]), None
+
+    xs = (jnp.arange(chunks), split_rows(batch, chunks), split_rows(by_feature, chunks))
+    return jax.lax.scan(pull_back, grads, xs)[0]
+
+
+def _pulled_here(features_fn: Features, chunks: int, params: Any, batch: Any, by_feature: list, rng: jax.Array) -> Any:
+    """Inside of a shard_map over DATA: of this device's rows, then summed over the devices."""
+    # Parameters that count as different on every device have gradients that nothing sums on the way.
+    params = jax.tree.map(lambda x: jax.lax.pcast(x, DATA, to="varying"), params)
+    grads = _pulled(features_fn, chunks, params, batch, by_feature, rng, jax.tree.map(jnp.zeros_like, params))
+    return jax.lax.psum(grads, DATA)
+
+
+def _alone_on(axis: str, chunks: int, size: int) -> bool:
+    """Whether the mesh in force has several devices, all of them along one axis, which divides the rows of a chunk."""
+    shape = jax.sharding.get_abstract_mesh().shape
+    ways = shape.get(axis, 1)
+    return ways > 1 and math.prod(shape.values()) == ways and size % (chunks * ways) == 0
+
+
+def _draws(features_fn: Features, params: Any, chunk: Any, rng: jax.Array) -> bool:
+    """Whether the features depend on the random key."""
+    traced = jax.make_jaxpr(lambda rng: features_fn(params, chunk, rng))(rng)
+    _, used = partial_eval.dce_jaxpr(traced.jaxpr, [True] * len(traced.jaxpr.outvars))
+    return any(used)
 
 
 def split_rows(tree: Any, chunks: int) -> Any:

@@ -12,7 +12,7 @@ from mmjax.commands import generate
 from mmjax.core.errors import UserError
 from mmjax.decoders.settings import Settings
 from mmjax.evals.base import Predictor, seeds
-from mmjax.inputs import generation_settings
+from mmjax.inputs import generation_settings, written_text
 from mmjax.model import LoadedModel
 from tests.evals import toy
 
@@ -76,6 +76,12 @@ def test_a_checkpoint_that_does_not_write_says_what_it_can(loaded: LoadedModel) 
     mute = LoadedModel(**{**vars(loaded), "predictor": Predictor(Seer(), {})})
     with pytest.raises(UserError, match=r"Seer has no method 'generate'; it offers \['embed_image'\]"):
         mute.generate([toy.grey(1)])
+
+
+def test_an_id_without_a_word_is_shown() -> None:
+    known = toy.WORDS.batch(["1 2"], 4)[0][0, 1:3]
+    assert written_text(toy.WORDS, known) == "1 2"
+    assert written_text(toy.WORDS, np.array([known[0], 900, known[1]])) == "1 \ufffd 2"
 
 
 def test_seeds_do_not_change_when_there_are_more() -> None:

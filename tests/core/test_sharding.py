@@ -58,6 +58,9 @@ def test_batch_sizes(mesh):
         shd.check_batch_size(18, mesh)
     with pytest.raises(UserError, match=r"e\.g\. 4 would"):
         shd.check_batch_size(3, mesh)
+    shd.check_batch_size(16, mesh, chunks=4)
+    with pytest.raises(UserError, match=r"size 16 does not divide into chunks=8 .* 4 devices .*e.g. 32 would"):
+        shd.check_batch_size(16, mesh, chunks=8)
     assert shd.batch_sharding(mesh).shard_shape((16, 3)) == (4, 3)
 
 

@@ -144,6 +144,13 @@ def test_masked_data_modelling_of_images_texts_and_pairs():
         losses(build(TINY), make(build(TINY)), BATCH)
 
 
+def test_a_text_may_be_longer_than_the_image():
+    system = build({**TINY, "img": {"image_size": 16, "patch": 8}, "tokenizer": {**TOKENIZER, "img": {
+        **TOKENIZER["img"], "patch": 8}}})  # fmt: skip
+    _, terms = losses(system, make(system), BATCH)
+    assert set(terms) == {"image", "text", "pair_image", "pair_text"}
+
+
 def test_one_device_equals_eight(mesh8):
     system = build({**TINY, "tokenizer": TOKENIZER})
     variables = make(system)

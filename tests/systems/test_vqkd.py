@@ -100,7 +100,7 @@ def test_the_codebook_follows_its_features_over_all_devices(mesh8):
     codes, features, new = jax.jit(update)(variables, BATCH)
     old = np.asarray(variables["codebook"]["quantize"]["vectors"])
     z = np.asarray(features).reshape(-1, 4)
-    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    z = z / np.linalg.norm(z, axis=1, keepdims=True)
     flat = np.asarray(codes).reshape(-1)
     for k in range(12):
         expected = old[k]
@@ -117,10 +117,11 @@ def test_the_codebook_follows_its_features_over_all_devices(mesh8):
 
 
 def test_codes_that_nobody_chooses_can_move_to_features():
-    system = build({**TINY, "kmeans": False, "revive": 0.005})
+    many = {**TINY, "kmeans": False, "codes": 200}  # more than the batch has patches
+    system = build({**many, "revive": 0.005})
     variables = make(system)
     after, _ = run(system, variables, 1)
-    plain, _ = run(build({**TINY, "kmeans": False}), variables, 1)
+    plain, _ = run(build(many), variables, 1)
     old, new, stay = (each["codebook"]["quantize"]["vectors"] for each in (variables, after, plain))
     idle = np.asarray(plain["codebook"]["quantize"]["usage"]) == 0
     assert idle.any()

@@ -79,10 +79,13 @@ def test_differs_from_the_average_over_chunks(params, batch):
 @pytest.mark.parametrize("form", [{"form": "plain"}, {"form": "ring"}])
 def test_sharded_batch_stays_where_it_is(params, batch, mesh8, form):
     """On eight devices every chunk is sharded like the batch, and no device receives another's rows."""
-    seen = []
+    passes, seen = [], []
 
     def watched(params, chunk, rng):
-        jax.debug.inspect_array_sharding(chunk["image"], callback=lambda s: seen.append(s.shard_shape((16, 10))))
+        if jax.sharding.get_abstract_mesh().manual_axes:  # the second pass, written for one device
+            seen.append(chunk["image"].shape)
+        else:
+            jax.debug.inspect_array_sharding(chunk["image"], callback=lambda s: passes.append(s.shard_shape((16, 10))))
         return features(params, chunk, rng)
 
     want = jax.jit(whole)(params, batch)
@@ -95,9 +98,23 @@ def test_sharded_batch_stays_where_it_is(params, batch, mesh8, form):
         )
         compiled = function.lower(params, batch, jax.random.key(1)).compile()
         assert_close(function(params, batch, jax.random.key(1)), want)
-    assert seen
-    assert set(seen) == {(2, 10)}
+    assert set(passes) == set(seen) == {(2, 10)}
     assert "all-to-all" not in compiled.as_text()
+
+
+def test_a_frozen_tower_on_a_mesh(params, batch, mesh8):
+    """It is no parameter, but the features of the second pass, too, read it."""
+
+    def gradients(trained, frozen, batch, chunks):
+        given = lambda params, chunk, rng: features(params | {"img": frozen}, chunk, rng)  # noqa: E731
+        return cached_value_and_grad(given, objective, chunks)(trained, batch, jax.random.key(1))
+
+    trained, frozen = {key: params[key] for key in ("txt", "log_scale")}, params["img"]
+    want = jax.jit(gradients, static_argnums=3)(trained, frozen, batch, 1)
+    with jax.set_mesh(mesh8):
+        trained, frozen = jax.device_put((trained, frozen), NamedSharding(mesh8, PartitionSpec()))
+        batch = jax.device_put(batch, NamedSharding(mesh8, PartitionSpec("data")))
+        assert_close(jax.jit(gradients, static_argnums=3)(trained, frozen, batch, 2), want)
 
 
 def test_dropout_is_the_same_in_both_passes(params, batch):

@@ -2,6 +2,7 @@
 no collective that the config does not call for."""
 
 import collections
+import dataclasses
 import functools
 import math
 
@@ -70,14 +71,14 @@ def first_state(name):
     return system, boxed, jax.tree.map(np.asarray, state.replace(rng=jax.random.key_data(state.rng)))
 
 
-def one_step(name, mesh):
+def one_step(name, mesh, stage=STAGE):
     """(metrics, gradients, state, compiled step): the first moment of Adam is half the gradient."""
     system, boxed, state = first_state(name)
     shardings = {key: shd.param_shardings(tree, mesh) for key, tree in boxed.items()}
-    tx, placed = main.optimizer(STAGE, shd.unbox(boxed), shardings, mesh)
+    tx, placed = main.optimizer(stage, shd.unbox(boxed), shardings, mesh)
     state = jax.device_put(state.replace(rng=jax.random.wrap_key_data(state.rng)), placed)
     batch = jax.device_put(make_batch(TOWERS[name]), shd.batch_sharding(mesh))
-    step = main.compiled_step(functools.partial(train_step, system, tx, STAGE), placed, mesh)
+    step = main.compiled_step(functools.partial(train_step, system, tx, stage), placed, mesh)
     compiled = step.lower(state, batch).compile(compiler_options=FAST)
     state, metrics = compiled(state, batch)
     grads = {path: 2 * np.asarray(x) for path, x in moments(state, "mu").items()}
@@ -124,6 +125,17 @@ def test_a_step_on_any_mesh(name, shape):
     check_collectives(name, mesh, collectives(compiled.as_text()))
     # Norms, embeddings and the optimizer's vectors are computed on all devices of `tensor`; the rest is shared out.
     assert work / compiled.cost_analysis()["flops"] > (3.5 if shape[2] > 1 else 5.5)
+
+
+@pytest.mark.parametrize("name", [pytest.param("vit", marks=pytest.mark.slow), "vit, scanned and rematerialised"])
+def test_chunks_are_reduced_once(name):
+    """What a step of two chunks sends is what one of the whole batch does, where parameters are whole everywhere."""
+    expected, wanted, _ = alone(name)
+    with shd.use_mesh(shd.make_mesh({"data": 8})) as mesh:
+        metrics, grads, state, compiled = one_step(name, mesh, dataclasses.replace(STAGE, chunks=2))
+    check_numbers(metrics, grads, expected, wanted, tolerance=1e-5)
+    check_placement(first_state(name)[1]["params"], mesh, state)
+    check_collectives(name, mesh, collectives(compiled.as_text()))
 
 
 def check_numbers(metrics, grads, expected, wanted, tolerance):

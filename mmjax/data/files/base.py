@@ -10,7 +10,7 @@ import numpy as np
 
 from mmjax.core.errors import UserError
 from mmjax.data.decode import decode_image
-from mmjax.data.example import BadExample, Example
+from mmjax.data.example import NO_PICTURE, BadExample, Example
 
 MAX_BYTES = 256 * 2**20  # of one encoded image: what is larger is not read
 
@@ -82,10 +82,16 @@ class FileSource(abc.ABC):
           IndexError: there is no such position.
         """
         record = self.record(index)
-        example = {**record.extra, "image": decode_image(record.image), "texts": record.texts, "key": record.key}
-        if record.label is not None:
-            example["label"] = record.label
-        return cast(Example, example)
+        return cast(Example, {**_told(record), "image": decode_image(record.image)})
+
+    def without_image(self, index: int) -> dict[str, Any]:
+        """The example at a position, its `image` NO_PICTURE and not decoded: one that cannot be decoded is not noticed.
+
+        Raises:
+          BadExample: the item cannot be used, whatever its image is.
+          IndexError: there is no such position.
+        """
+        return {**_told(self.record(index)), "image": NO_PICTURE}
 
     def class_names(self, lang: str | None = None) -> list[str]:
         """Names of the classes, by `label`; the data have them in one language only, whatever `lang` is.
@@ -199,6 +205,11 @@ def _caption(value: Any) -> str:
     if isinstance(value, int | float | np.number) and not isinstance(value, bool):
         return str(value)
     raise BadExample("malformed record", f"a caption of type {type(value).__name__}: {str(value)[:80]}")
+
+
+def _told(record: Record) -> dict[str, Any]:
+    label = {} if record.label is None else {"label": record.label}
+    return {**record.extra, "texts": record.texts, "key": record.key, **label}
 
 
 def decode_text(data: bytes) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from mmjax.core.errors import UserError
 from mmjax.data.choices import choose
 from mmjax.data.decode import decode_image
+from mmjax.data.example import NO_PICTURE
 from mmjax.data.files.base import FileSource, Record, captions, read_image, read_named_image, spell
 from mmjax.data.files.paths import one_file, one_folder, unreadable
 
@@ -55,8 +56,13 @@ class Statements:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """The example at a position; BadExample if a picture cannot be read, IndexError beyond the end."""
+        pictures = [decode_image(read_image(path)) for path in self.rows[int(index)]["paths"]]
+        return {**self.without_image(index), "pictures": pictures}
+
+    def without_image(self, index: int) -> dict[str, Any]:
+        """The example at a position, each of its `pictures` NO_PICTURE and not read."""
         row = self.rows[int(index)]
-        pictures = [decode_image(read_image(path)) for path in row["paths"]]
+        pictures = [NO_PICTURE] * len(row["paths"])
         return {"key": row["key"], "pictures": pictures, "texts": captions(row["text"]), "label": row["label"]}
 
     def class_names(self, lang: str | None = None) -> list[str]:

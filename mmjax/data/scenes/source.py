@@ -11,7 +11,7 @@ from jaxtyping import Float32, Int32, UInt8
 from mmjax.core.errors import UserError
 from mmjax.data import emoji
 from mmjax.data.choices import choose
-from mmjax.data.example import Example
+from mmjax.data.example import NO_PICTURE, Example
 from mmjax.data.scenes.captions import Caption, caption_texts, plan_captions, write
 from mmjax.data.scenes.dice import Dice
 from mmjax.data.scenes.graph import Graph, build_graph
@@ -184,11 +184,19 @@ class Scenes:
         return Scene(stream, place, graph, self.world, self.bank)
 
     def __getitem__(self, index: int) -> SceneExample:
+        return cast(SceneExample, self._example(index, self.parts))
+
+    def without_image(self, index: int) -> dict[str, Any]:
+        """The example at a position, its `image` NO_PICTURE and not drawn."""
+        rest = self._example(index, [part for part in self.parts if part != "image"])
+        return {**rest, "image": NO_PICTURE} if "image" in self.parts else rest
+
+    def _example(self, index: int, parts: Sequence[str]) -> dict[str, Any]:
         scene = self.scene(index)
         example: dict[str, Any] = {"key": scene.key}
-        for part in self.parts:
+        for part in parts:
             example |= getattr(self, f"_{part}_part")(scene)
-        return cast(SceneExample, example)
+        return example
 
     def _image_part(self, scene: Scene) -> Mapping[str, Any]:
         return {"image": scene.render(self.size)}

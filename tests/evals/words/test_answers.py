@@ -22,8 +22,9 @@ def test_accuracy_leaves_one_annotator_out_at_a_time() -> None:
 
 
 def test_answers_that_are_all_the_same_keep_their_marks() -> None:
-    assert answers.vqa_accuracy("yes!", ["yes!"] * 10) == 0
-    assert answers.vqa_accuracy("yes!", ["yes!"] * 9 + ["no"]) == 1
+    assert answers.vqa_accuracy("yes.", ["yes."] * 10) == 0
+    assert answers.vqa_accuracy("yes.", ["yes."] * 9 + ["no"]) == 1
+    assert answers.vqa_accuracy("yes!", ["yes!"] * 9 + ["no"]) == 0  # the mark becomes a blank, which stays there
     assert answers.evalai_accuracy("yes!", ["yes!"] * 10) == 1
 
 
@@ -35,5 +36,5 @@ def test_pope_counts() -> None:
 
 
 def test_table_is_in_percent_by_group() -> None:
-    overall, groups = answers.accuracy_table([1, 0, 1 / 3], {"type": ["a", "a", "b"]})
+    overall, groups = answers.accuracy_table([1.0, 0.0, 1 / 3], {"type": ["a", "a", "b"]})
     assert overall == 44.44 and groups == {"type": {"a": 50.0, "b": 33.33}}
