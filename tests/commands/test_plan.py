@@ -46,7 +46,7 @@ def test_what_does_not_fit_gets_advice(capsys):
 
 
 def test_a_config_of_another_system(capsys):
-    """CoCa's tiny form: Adafactor keeps a moment of every parameter; the counts are those of its arrays."""
+    """CoCa's tiny form: Adafactor keeps two moments of a parameter of few rows or columns."""
     words = ["--config", f"{CONFIGS}/coca/base.py:smoke", "--topology", "v5e:2x2", "--compile", "never", "--json"]
     code, said = run(capsys, *words)
     found = json.loads(said.out)
@@ -54,10 +54,10 @@ def test_a_config_of_another_system(capsys):
     assert code == 0 and found["fits"] and stage["batch_size"] == 16 and stage["dtype"] == "bfloat16"
     parameters = 4 * stage["count"]["trainable"]
     assert stage["bytes"]["parameters"] == parameters
-    assert parameters < stage["bytes"]["optimizer"] < 1.2 * parameters
+    assert parameters < stage["bytes"]["optimizer"] < 2.1 * parameters
     # A device has 4 of the 16 examples; its image tower alone: 2 blocks of width 32 and mlp 64 on 16 patches.
     image = 3 * 2 * 4 * (2 * 16 * (4 * 32**2 + 2 * 32 * 64) + 4 * 16**2 * 32)
-    assert image < stage["flops"]["a_device"] < 12 * image
+    assert image < stage["flops"]["a_device"] < 20 * image
     assert stage["flops"]["a_device"] == pytest.approx(stage["flops"]["executed"] / 4, rel=0.01)  # nothing repeated
 
 
