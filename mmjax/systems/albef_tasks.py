@@ -16,7 +16,7 @@ from mmjax.encoders.bert import Bert, self_mask
 from mmjax.losses.lm import next_token_sums
 from mmjax.losses.mlm import token_losses
 from mmjax.nn.dense import Dense, normal, torch_uniform
-from mmjax.nn.patch import normalise
+from mmjax.nn.patch import AnyArray, normalise
 from mmjax.nn.transformer import Block, BlockSpec, Inputs, LayerInputs, remat_policy
 from mmjax.systems import base
 from mmjax.systems.clip import MEAN, STD
@@ -49,9 +49,9 @@ class ALBEFAnswers(nn.Module):
     def answer_logits(
         self,
         states: Float[Array, "B T D"],
-        valid: Bool[Array, "B T"],
-        answer_ids: Integer[Array, "B A L"],
-        answer_valid: Bool[Array, "B A L"],
+        valid: Bool[AnyArray, "B T"],
+        answer_ids: Integer[AnyArray, "B A L"],
+        answer_valid: Bool[AnyArray, "B A L"],
         *,
         train: bool = False,
     ) -> Float[Array, "B A L V"]:
@@ -84,7 +84,7 @@ class ALBEFAnswers(nn.Module):
         return {"answer": Term(weighted.sum(), jnp.asarray(B, jnp.float32))}
 
     def rank_answers(
-        self, batch: Batch, answer_ids: Integer[Array, "A L"], answer_valid: Bool[Array, "A L"], k: int
+        self, batch: Batch, answer_ids: Integer[AnyArray, "A L"], answer_valid: Bool[AnyArray, "A L"], k: int
     ) -> dict[str, Array]:
         """Of the candidates the k whose first word is likeliest, by the whole answer: `index` int32[B, k], best first,
         and `score` float32[B, k] = log p(first word) + log p(answer), in which the first word counts twice, as in the
@@ -206,7 +206,7 @@ class Twin(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        valid: Bool[Array, "B T"],
+        valid: Bool[AnyArray, "B T"],
         images: Float[Array, "B 2 P E"],
         *,
         train: bool = False,

@@ -56,7 +56,7 @@ def run(mesh, system=TINY, count=3, **stage):
     return found
 
 
-@pytest.mark.parametrize("task", ["pretrain", "retrieval"])
+@pytest.mark.parametrize("task", ["pretrain", pytest.param("retrieval", marks=pytest.mark.slow)])
 def test_one_device_is_eight(task):
     system = {**TINY, "task": task}
     if task == "retrieval":
