@@ -81,7 +81,7 @@ def test_advice_is_what_the_system_has(file, has, lacks):
 
 def test_what_there_is_no_time_for_is_named():
     config = configs.plain(configs.load(f"{CLIP / 'vit_b32.py'}:smoke", []))
-    found = advice.try_changes(config, "train", topology.parse("cpu:2"), usable=1, margin=1, deadline=0)
+    found = advice.try_changes(config, "train", topology.parse("cpu:2"), usable=1, margin=1.0, deadline=0.0)
     assert len(found) > 3 and all("not tried" in change["error"] for change in found)
 
 
