@@ -1,6 +1,7 @@
 """Runs of several processes on this machine, each with devices of its own; and what such a process runs.
 
-As a program, `processes.py FOLDER ARGUMENTS…` is the command mmjax, and notes which examples its devices get.
+As a program, `processes.py FOLDER ARGUMENTS…` is the command mmjax, and notes which examples its devices get, and which
+steps of the checkpoint it cannot read itself.
 """
 
 import json
@@ -72,6 +73,16 @@ class Job:
     def kill(self, place):
         self.processes[place].kill()
 
+    def stop_while(self, holds):
+        """Whether `holds()` is true with all processes halted (SIGSTOP); if it is not, they go on."""
+        for place in range(self.count):
+            self.send(place, signal.SIGSTOP)
+        if holds():
+            return True
+        for place in range(self.count):
+            self.send(place, signal.SIGCONT)
+        return False
+
     def send(self, place, signum=signal.SIGTERM):
         self.processes[place].send_signal(signum)
 
@@ -116,13 +127,32 @@ def examples(folder):
     return found
 
 
+def damage_met(folder):
+    """Process -> steps that it met damage in by itself, whatever the others told it."""
+    logs = sorted(pathlib.Path(folder).glob("damage_*.txt"))
+    return {int(log.stem.partition("_")[2]): [int(step) for step in log.read_text().split()] for log in logs}
+
+
 def main(folder, argv):
-    """The command mmjax, that notes what its devices get."""
+    """The command mmjax, that notes what its devices get and what it cannot read."""
+    import jax
     import numpy as np
 
     from mmjax import cli
     from mmjax.data import prefetch
+    from mmjax.train import checkpoint, stored
 
+    read = checkpoint.Checkpointer._read
+
+    def watched(checkpointer, step, *args):
+        try:
+            return read(checkpointer, step, *args)
+        except stored.Damaged:
+            with (pathlib.Path(folder) / f"damage_{jax.process_index()}.txt").open("a") as file:
+                file.write(f"{step}\n")
+            raise
+
+    checkpoint.Checkpointer._read = watched
     log = (pathlib.Path(folder) / f"ids_{os.getpid()}_{time.time_ns()}.jsonl").open("a")
     take = prefetch.DevicePrefetch.__next__
 

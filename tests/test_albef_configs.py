@@ -89,7 +89,8 @@ def test_a_killed_run_ends_with_the_bits_of_an_uninterrupted_one(tmp_path):
     assert rows[0] == rows[1] and len(rows[0]) >= STEPS
 
 
-@pytest.mark.parametrize("name", ["emoji_scenes", *(pytest.param(n, marks=pytest.mark.slow) for n in ("pretrain_4m",))])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["emoji_scenes", "pretrain_4m"])
 def test_smoke_trains(name, tmp_path):
     main.train(configs.load(f"{ALBEF / name}.py:smoke"), tmp_path)
     rows = read_history(tmp_path / "metrics.jsonl")

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from mmjax.core import processes as shared
+from mmjax.core import trees
 from mmjax.core.errors import UserError
 from mmjax.train import checkpoint
 from mmjax.train.writers import read_history
@@ -67,13 +68,15 @@ def folder(tmp_path_factory):
             path.write_bytes(path.read_bytes()[:60])
         lines.append(json.dumps({"image": path.name, "text": f"a picture of {i} things"}))
     (folder / "pairs.jsonl").write_text("\n".join(lines) + "\n")
-    (folder / "tiny.py").write_text(CONFIG.replace("SOURCE", f"jsonl:{folder / 'pairs.jsonl'}"))
+    config = CONFIG.replace("SOURCE", f"jsonl:{folder / 'pairs.jsonl'}")
+    (folder / "tiny.py").write_text(config)
+    (folder / "bare.py").write_text(config.replace("    return c\n", "    c.evals, c.report = {}, ()\n    return c\n"))
     return folder
 
 
-def argv(folder, workdir, **mesh):
+def argv(folder, workdir, config="tiny", **mesh):
     shape = [f"--config.mesh.{axis}={size}" for axis, size in mesh.items()]
-    return ["train", f"--config={folder / 'tiny.py'}", f"--workdir={workdir}", *shape]
+    return ["train", f"--config={folder / config}.py", f"--workdir={workdir}", *shape]
 
 
 def losses(workdir):
@@ -171,6 +174,76 @@ def test_damage_signals_and_silence(folder, reference, tmp_path):
         assert time.monotonic() - begun > HEARTBEAT / 2
         assert len(lines_of_ours(job, 0)) == 1
     assert steps(workdir)[-1] >= last
+
+
+def half_written(workdir):
+    """Folders of steps that orbax has begun to write, and not yet renamed."""
+    return [p.name for p in (workdir / "checkpoints").glob("*orbax-checkpoint-tmp*") if any(p.rglob("*"))]
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_of_a_save(folder, reference, tmp_path):
+    """Two processes are killed with a step half on disk; one goes on from the step before it."""
+    workdir = tmp_path / "run"
+    with Job(argv(folder, workdir, "bare"), tmp_path / "two", 2, 2) as job:
+        # Halted first, to be sure that the step was not completed between the look and the kill.
+        job.wait_until(
+            lambda: (
+                steps(workdir)[:1] == [3] and half_written(workdir) and job.stop_while(lambda: half_written(workdir))
+            )
+        )
+        (partial,) = half_written(workdir)
+        for place in (0, 1):
+            job.kill(place)
+        assert job.wait(10) == [-signal.SIGKILL] * 2
+    whole = steps(workdir)[-1]
+    assert half_written(workdir) == [partial] and int(partial.partition(".")[0]) == whole + 3
+    assert list(losses(workdir))[-1] > whole  # steps that are lost, and done again
+    with Job(argv(folder, workdir, "bare"), tmp_path / "one", devices=4) as job:
+        assert job.wait() == [0], job.said(0)[-3000:]
+    begun = min(processes.examples(tmp_path / "one"))
+    assert begun == whole + 1
+    assert_same_run(workdir, reference, tmp_path)
+
+
+def stored_arrays(workdir, step):
+    variables = checkpoint.load_model(workdir, step)[1]
+    return {path: np.asarray(x) for path, x in trees.flatten(variables).items()}
+
+
+def assert_same_bits(one, two, steps):
+    first, second = losses(one), losses(two)
+    assert list(first) == list(second) == list(range(1, steps + 1)) and first == second
+    first, second = stored_arrays(one, steps), stored_arrays(two, steps)
+    assert first.keys() == second.keys()
+    for path, array in first.items():
+        np.testing.assert_array_equal(array, second[path], err_msg=path)
+
+
+@pytest.mark.slow
+def test_same_bits_and_damage_that_one_process_meets(folder, tmp_path):
+    """Two devices reduce sums of two terms, whose order is no matter: in one process and in two all bits are equal.
+    Then the part of a step that process 1 alone reads is damaged: both pass over the step, and arrive at the same."""
+    few = ["--config.stages.train.steps=6", "--config.every.save=2"]
+    alone, pair = tmp_path / "alone", tmp_path / "pair"
+    for workdir, count in ((alone, 1), (pair, 2)):
+        with Job([*argv(folder, workdir, "bare", fsdp=2), *few], tmp_path / f"{count}", count, 2 // count) as job:
+            assert job.wait() == [0] * count, job.said(0)[-3000:]
+    assert_same_bits(alone, pair, 6)
+
+    directory = pair / "checkpoints"
+    shutil.rmtree(directory / "6")
+    parts = [p for p in (directory / "4" / "state").rglob("*") if p.is_file() and "ocdbt.process_1" in str(p)]
+    assert parts, sorted(map(str, (directory / "4").rglob("*")))
+    for part in parts:
+        content = part.read_bytes()
+        part.write_bytes(content[: len(content) // 2] + bytes(len(content) - len(content) // 2))
+    with Job([*argv(folder, pair, "bare", fsdp=2), *few], tmp_path / "again", 2, 1) as job:
+        assert job.wait() == [0, 0], job.said(0)[-3000:]
+        assert processes.damage_met(tmp_path / "again") == {1: [4]}
+        (said,) = [line for line in job.said(0).splitlines() if line.startswith("checkpoint ")]
+        assert "4 is damaged (" in said and "going on from step 2" in said
+    assert_same_bits(alone, pair, 6)
 
 
 @pytest.mark.slow

@@ -108,5 +108,6 @@ def _shrink(c: ConfigDict, size: str, source: str) -> None:
         c.system.merged_from = 1
     c.tokenizer = ConfigDict({**WORDS, "added": ADDED, "clean": "blip", "most_words": 30})
     c.data.train, c.data.batch_size, c.data.workers = source, 8, 0
+    c.data.text_length = min(c.data.text_length, c.system.txt.length)
     c.stages.train.steps, c.stages.train.warmup = 3, 1
     c.every.log, c.every.save = 1, 2

@@ -114,8 +114,8 @@ class BlipRunner:
         words = " ".join([self.about[task]["description"], *others])
         beams = re.search(r"beam(\d+)", task)
         how = Settings(
-            beams=int(beams[1]) if beams else 1, max_length=_number(words, "max_length"),
-            min_length=_number(words, "min_length"), length_penalty=_number(words, "length penalty", 1),
+            beams=int(beams[1]) if beams else 1, max_length=int(_number(words, "max_length")),
+            min_length=int(_number(words, "min_length")), length_penalty=_number(words, "length penalty", 1.0),
         )  # fmt: skip
         texts = jax.jit(lambda v, b: generate(self.model, v, b, how))(self.variables, batch)
         ids, length = np.array(texts.ids), np.asarray(texts.length)
@@ -257,12 +257,12 @@ def _question(inputs: Arrays) -> tuple[jax.Array, jax.Array]:
     return _ints(inputs["input_ids"]), _bools(inputs["attention_mask"])
 
 
-def _number(words: str, name: str, default: int | None = None) -> int:
+def _number(words: str, name: str, default: float | None = None) -> float:
     """The number that follows a name in a task's description."""
-    found = re.search(rf"{name} (\d+)", words)
+    found = re.search(rf"{name} (\d+(?:\.\d+)?)", words)
     if found is None and default is None:
         raise Unable(NO_WORD.format(name))
-    return int(found[1]) if found else int(default or 0)
+    return float(found[1] if found else default or 0)
 
 
 def open_model(folder: pathlib.Path) -> Runner:

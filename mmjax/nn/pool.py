@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from mmjax.core.sharding import constrain
 from mmjax.nn import masks
 from mmjax.nn.attention import MultiHeadAttention
 from mmjax.nn.dense import BlockInit, normal, torch_init
@@ -41,7 +42,7 @@ class AttentionalPooler(nn.Module):
         """Pools the tokens; no query sees those that are not valid (None: all are)."""
         query = self.param("query", normal(1.0), (self.queries, self.width), jnp.float32).astype(self.dtype)
         query = LayerNorm(self.eps, self.dtype, name="norm_q")(query)
-        query = jnp.broadcast_to(query[None], (len(x), self.queries, self.width))
+        query = constrain(jnp.broadcast_to(query[None], (len(x), self.queries, self.width)), "batch", None, None)
         x = LayerNorm(self.eps, self.dtype, name="norm_kv")(x)
         attn = MultiHeadAttention(self.heads, inits=self.inits, dtype=self.dtype, kernel=self.attention, name="attn")
         x = attn(query, x, mask=None if valid is None else masks.padding(valid), train=train)

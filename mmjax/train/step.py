@@ -87,9 +87,14 @@ def _modules(tree: dict) -> set[str]:
     return {path.rpartition("/")[0] for path in trees.flatten(tree)}
 
 
+def caches_features(system: Any) -> bool:
+    """Whether a system's batch can be computed in chunks: its loss is one of features alone."""
+    return hasattr(system, "features") and hasattr(system, "objective")
+
+
 def _cached(system: Any, stage: Stage, state: State, batch: Batch) -> Any:
     """The whole batch's gradient, computed chunk by chunk with the features cached (Gao et al. 2021, GradCache)."""
-    if not (hasattr(system, "features") and hasattr(system, "objective")):
+    if not caches_features(system):
         raise UserError(f"{type(system).__name__} has no features/objective: chunks={stage.chunks} needs both; use 1")
     if state.stats:
         raise UserError(f"chunks={stage.chunks}: batch-norm statistics {sorted(state.stats)} of chunks differ from "

@@ -6,8 +6,11 @@ import pathlib
 import pytest
 
 from mmjax import cli
+from mmjax.core import config as configs
+from mmjax.plan import advice, topology
 
-CLIP = pathlib.Path(__file__).parents[2] / "configs" / "clip"
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+CLIP = CONFIGS / "clip"
 
 
 def run(capsys, *words):
@@ -40,6 +43,46 @@ def test_what_does_not_fit_gets_advice(capsys):
     assert code == 0 and "DOES NOT FIT" in said.out
     advice = said.out.partition("what would change it")[2]
     assert "chunks=64" in advice and "batch_size=16384" in advice and " fits " in advice
+
+
+def test_a_config_of_another_system(capsys):
+    """CoCa's tiny form: Adafactor keeps two moments of a parameter of few rows or columns."""
+    words = ["--config", f"{CONFIGS}/coca/base.py:smoke", "--topology", "v5e:2x2", "--compile", "never", "--json"]
+    code, said = run(capsys, *words)
+    found = json.loads(said.out)
+    (stage,) = found["stages"]
+    assert code == 0 and found["fits"] and stage["batch_size"] == 16 and stage["dtype"] == "bfloat16"
+    parameters = 4 * stage["count"]["trainable"]
+    assert stage["bytes"]["parameters"] == parameters
+    assert parameters < stage["bytes"]["optimizer"] < 2.1 * parameters
+    # A device has 4 of the 16 examples; its image tower alone: 2 blocks of width 32 and mlp 64 on 16 patches.
+    image = 3 * 2 * 4 * (2 * 16 * (4 * 32**2 + 2 * 32 * 64) + 4 * 16**2 * 32)
+    assert image < stage["flops"]["a_device"] < 20 * image
+    assert stage["flops"]["a_device"] == pytest.approx(stage["flops"]["executed"] / 4, rel=0.01)  # nothing repeated
+
+
+@pytest.mark.parametrize(
+    ("file", "has", "lacks"),
+    [
+        ("clip/demo.py", {"system.remat=full", "system.loss_form=ring", "stages.train.chunks=4"}, set()),
+        ("coca/base.py:smoke", {"mesh.fsdp=2", "stages.train.chunks=4"}, set()),
+        ("vlmo/base.py:smoke", {"mesh.fsdp=2"}, {"loss_form"}),
+        ("vqkd/base_3.py:smoke", {"mesh.fsdp=2"}, {"loss_form", "chunks"}),
+        ("albef/pretrain_4m.py:smoke", {"system.remat=full"}, {"loss_form", "chunks"}),
+    ],
+)
+def test_advice_is_what_the_system_has(file, has, lacks):
+    config = configs.plain(configs.load(str(CONFIGS / file), []))
+    stage = next(iter(config["stages"]))
+    words = [words for words, _ in advice.changes(config, stage, topology.parse("v5e:2x2"))]
+    assert has <= set(words)
+    assert not [word for word in words if any(part in word for part in lacks)]
+
+
+def test_what_there_is_no_time_for_is_named():
+    config = configs.plain(configs.load(f"{CLIP / 'vit_b32.py'}:smoke", []))
+    found = advice.try_changes(config, "train", topology.parse("cpu:2"), usable=1, margin=1.0, deadline=0.0)
+    assert len(found) > 3 and all("not tried" in change["error"] for change in found)
 
 
 @pytest.mark.slow

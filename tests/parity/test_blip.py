@@ -51,8 +51,8 @@ def check(folder: pathlib.Path, tasks: dict[str, tuple[dict, dict, str]]) -> Non
     """Writes inputs and outputs beside the checkpoint and verifies them; a task: (inputs, outputs, description)."""
     io, about = {}, {}
     for name, (given, made, words) in tasks.items():
-        io |= {f"{name}/in/{key}": np.ascontiguousarray(value) for key, value in given.items()}
-        io |= {f"{name}/out/{key}": np.ascontiguousarray(value) for key, value in made.items()}
+        io |= {f"{name}/in/{key}": np.array(value, order="C") for key, value in given.items()}
+        io |= {f"{name}/out/{key}": np.array(value, order="C") for key, value in made.items()}
         about[name] = {"description": words, "inputs": {}, "outputs": dict.fromkeys(made, ""), "tolerance": 1e-4}
     safetensors.numpy.save_file(io, folder / "io.safetensors")
     (folder / "meta.json").write_text(json.dumps({"system": "blip", "layout": "hf", "tasks": about}))
