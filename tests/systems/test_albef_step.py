@@ -116,6 +116,7 @@ def test_pairs_of_one_picture_need_its_number():
         jax.eval_shape(lambda b: model.init(jax.random.key(0), b), batch)
 
 
+@pytest.mark.slow
 def test_every_form_learns_eight_examples_by_heart():
     txt = {**TXT, "depth": 2}
     rng = np.random.default_rng(1)
