@@ -233,7 +233,7 @@ MISTAKES: list[Mistake] = [
     config("no stages", {"stages": {}}, r"config\.stages is missing or empty"),
     config("report of no evaluator", {"report": ["vall"]}, r"config\.report names \['vall'\].*it has \['val'\]"),
     config("unknown writer", {"writers": ["csvv"]}, r"metric writer \['csvv'\] does not exist; valid: .*'csv'"),
-    config("unknown system", {"system/name": "clap"}, r"system name 'clap' does not exist; there are 'clip'"),
+    config("unknown system", {"system/name": "clap"}, r"system name 'clap' does not exist; there are 'albef', "),
     config("unknown size", {"system": {"name": "clip", "size": "vit_b_32"}},
            r"size: 'vit_b_32' valid: .*'vit_b32'|mean 'vit_b32'"),
     config("unknown activation", {"system/img/act": "gelu_fast"}, r"img: act: 'gelu_fast' is not one of 'gelu', "),

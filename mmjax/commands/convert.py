@@ -4,7 +4,7 @@ import argparse
 import pathlib
 import shutil
 
-LAYOUTS = ("hf", "openai", "open_clip", "albef", "blip", "vlmo", "torchscale", "beit2", "mmjax")
+LAYOUTS = ("hf", "openai", "open_clip", "albef", "blip", "llava", "vlmo", "torchscale", "beit2", "mmjax")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -83,7 +83,7 @@ class ALBEF(nn.Module):
 
     def fuse(
         self,
-        image_states: Float[Array, "B P D"],
+        image_states: Float[Array, "B P E"],
         text_states: Float[Array, "B T D"],
         valid: Bool[AnyArray, "B T"],
         *,
@@ -94,7 +94,7 @@ class ALBEF(nn.Module):
 
     def match(
         self,
-        image_states: Float[Array, "B P D"],
+        image_states: Float[Array, "B P E"],
         text_states: Float[Array, "B T D"],
         valid: Bool[AnyArray, "B T"],
         *,
@@ -106,7 +106,7 @@ class ALBEF(nn.Module):
 
     def words(
         self,
-        image_states: Float[Array, "B P D"],
+        image_states: Float[Array, "B P E"],
         ids: Integer[AnyArray, "B T"],
         valid: Bool[AnyArray, "B T"],
         *,

@@ -178,7 +178,7 @@ class VQKD(nn.Module):
         grid = vectors.reshape(len(vectors), side, side, -1)
         return self.decoder_norm(self.decoder(grid.astype(self.dtype), train=train).tokens[:, 1:])
 
-    def teach(self, image: Array) -> Float[Array, "B P E"]:
+    def teacher_features(self, image: Array) -> Float[Array, "B P E"]:
         """The teacher's features of the patches, in CLIP's shared space; no gradient."""
         if self.teacher is None:
             raise UserError("VQ-KD learns from a teacher: system.teacher, the image tower of a CLIP")
@@ -194,7 +194,7 @@ class VQKD(nn.Module):
         `used` is reported: the share of codes that were chosen lately, with weight 0.
         """
         found = self.encode(batch["image"], train=train)
-        terms = self.distil(self.decode(found.vectors, train=train), self.teach(batch["image"]))
+        terms = self.distil(self.decode(found.vectors, train=train), self.teacher_features(batch["image"]))
         usage: Array = self.quantize.get_variable(CODEBOOK, "usage")
         share = Term((usage > 1e-3 * usage.mean()).sum().astype(jnp.float32), jnp.asarray(len(usage), jnp.float32), 0.0)
         return {**terms, "commit": found.commitment, "used": share}

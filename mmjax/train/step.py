@@ -72,13 +72,13 @@ def _lesson(system: Any, stage: Stage, state: State, batch: Batch, key: dict[str
 
 
 def fixed_stats(state: State) -> dict[str, dict]:
-    """{FIXED: …}: a leaf `stats` at every module with running statistics and no parameter that trains.
+    """{FIXED: …}: a leaf `stats` at every module with running statistics whose parameters are all frozen.
 
     Its statistics do not move, and the forward pass uses them in the place of the batch's: a frozen module computes
     what it computes in evaluation.
     """
     training = _modules(state.params)
-    found = _modules(state.stats.get("batch_stats", {}))
+    found = {module for tree in state.stats.values() for module in _modules(tree)} & _modules(state.frozen)
     leaves = {f"{module}/stats": np.zeros((), np.bool_) for module in sorted(found - training)}
     return {FIXED: trees.unflatten(leaves)} if leaves else {}
 

@@ -86,7 +86,7 @@ def from_open_clip(config: Mapping[str, Any], where: str) -> dict[str, Any]:
         **pool,
         "pad_id": text.get("pad_id", 0),
         "ignore_id": 0,
-        **({"begin_id": BEGIN, "end_ids": [END]} if text.get("vocab_size", 49408) > END else {}),
+        **({"begin_id": BEGIN, "end_ids": (END,)} if text.get("vocab_size", 49408) > END else {}),
         **({"txt_bias": True} if text.get("proj_bias") else {}),
         **({"scale_init": math.exp(scale)} if scale is not None else {}),
         **{key: list(pixels[key]) for key in ("mean", "std") if key in pixels},

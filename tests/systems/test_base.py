@@ -43,7 +43,7 @@ def test_dtype_scan_and_remat_reach_both_towers_and_a_tower_may_differ():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "clap"}, "system name 'clap' does not exist; there are 'clip'"),
+        ({"name": "clap"}, "system name 'clap' does not exist; there are 'albef', "),
         ({"size": "vit_b"}, "'vit_b' is not one of .*'vit_b32'"),
         ({"lr": 1}, "unknown key lr; valid keys: .*embed_dim"),
         ({"loss": "triplet"}, "'triplet' is not one of 'softmax', 'sigmoid'"),

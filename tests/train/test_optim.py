@@ -223,7 +223,7 @@ def test_adafactor_keeps_one_moment_and_sums(mesh8):
     assert sum(leaf.size for leaf in jax.tree.leaves(state)) < 256 * 512 + 3 * 512 + 256 + 20
     mesh = sharding.make_mesh({"data": 2, "fsdp": 2, "tensor": 2}, mesh8.devices.reshape(-1))
     placed = {"w": NamedSharding(mesh, P("fsdp", "tensor")), "bias": NamedSharding(mesh, P("tensor"))}
-    found = sharding.state_shardings(state, placed, mesh)
+    found = sharding.state_shardings(state, {"params": placed}, mesh)
     assert jax.jit(tx.init, out_shardings=found)(params) is not None
     used = {str(s.spec) for s in jax.tree.leaves(found)}
     assert str(P("fsdp", "tensor")) in used and str(P("tensor")) in used
