@@ -62,8 +62,8 @@ def test_the_rows_of_the_recipe_are_read(pairs):
 
 
 def test_the_table_has_every_source():
-    listed = set(re.findall(r"^\| `([a-z_]+)", README[README.index("\n## Data\n") :], re.M))
-    listed |= set(re.findall(r"^\| `([a-z_]+)", SECTION, re.M))
+    listed = set(re.findall(r"^\| `([a-z0-9_]+)", README[README.index("\n## Data\n") :], re.M))
+    listed |= set(re.findall(r"^\| `([a-z0-9_]+)", SECTION, re.M))
     assert listed == set(SOURCES)
 
 
