@@ -51,8 +51,8 @@ def test_a_wrong_score_or_an_unknown_one_of_a_table_fails(golden: pathlib.Path, 
     table["items"][0]["mood"] = "good"
     (folder / "pope.json").write_text(json.dumps(table))
     assert run(folder) == 1
-    failed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("FAIL") and "pope" in line]
-    assert [line.split("pope/")[1].split(":")[0] for line in failed] == ["f1", "items/parsed", "items/mood"]
+    failed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("FAIL") and " pope/" in line]
+    assert [line.split(" pope/")[1].split(":")[0] for line in failed] == ["f1", "items/parsed", "items/mood"]
 
 
 @pytest.fixture
