@@ -11,7 +11,6 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Integer, UInt8
 
-from mmjax.core.errors import UserError
 from mmjax.core.sharding import constrain
 from mmjax.core.types import Batch, Term
 from mmjax.encoders.bert import Bert
@@ -140,7 +139,7 @@ class ALBEF(nn.Module):
         valid = jnp.asarray(batch["valid"])
         eligible = valid & (jnp.arange(valid.shape[1]) > 0)[None]  # all but [CLS]; [SEP] may be selected
         options: dict[str, Any] = {"vocab": self.txt.vocab, "mask_id": self.mask_id, "rate": self.mask_rate}
-        ids, selected = mask_tokens(self._key("masks"), jnp.asarray(batch["ids"]), eligible, **options)
+        ids, selected = mask_tokens(base.stream_key(self, "masks"), jnp.asarray(batch["ids"]), eligible, **options)
         return self.taught(batch, ids, selected, train=train)
 
     def taught(
@@ -170,8 +169,9 @@ class ALBEF(nn.Module):
         image_states = self.encode_states_image(batch["image"], train=train)
         text_states = self.encode_states_text(batch["ids"], batch["valid"], train=train)
         img, txt = self.features_of(image_states, text_states)
-        ids, alpha = self._ids(batch), base.grown(self.alpha, self.alpha_steps, step)
-        negatives = self.negatives(self._key("negatives"), img, txt, taught, ids)
+        ids = base.picture_ids(batch) if self.by_id else None
+        alpha = base.grown(self.alpha, self.alpha_steps, step)
+        negatives = self.negatives(base.stream_key(self, "negatives"), img, txt, taught, ids)
         valid = jnp.asarray(batch["valid"])
         terms = {
             "itc": self.contrast(img, txt, taught, alpha, ids),
@@ -210,18 +210,6 @@ class ALBEF(nn.Module):
         images, (texts, seen), fits, counts = matching.with_negatives(image_states, (text_states, valid), negatives)
         logits = self.match(images, texts, seen, train=train)
         return matching.matching(logits, fits, counts), logits
-
-    def _ids(self, batch: Batch) -> Array | None:
-        if not self.by_id:
-            return None
-        ids = batch.get("image_id", batch.get("index"))
-        if ids is None:
-            raise UserError("ALBEF with by_id needs the numbers of the pictures, image_id (or index), in the batch")
-        return jnp.asarray(ids, jnp.int32)
-
-    def _key(self, stream: str) -> jax.Array:
-        """A step's key; outside of training always the same one."""
-        return self.make_rng(stream) if self.has_rng(stream) else jax.random.key(0)
 
     def __call__(self, batch: Batch, *, train: bool = False) -> dict[str, Term]:
         return self.losses(batch, train=train)

@@ -21,8 +21,6 @@ from mmjax.nn.transformer import Block, BlockSpec, Inputs, LayerInputs, remat_po
 from mmjax.systems import base
 from mmjax.systems.clip import MEAN, STD
 
-MOST_ANSWERS, ANSWER_LENGTH = 1, 8  # of an example batch
-
 
 class ALBEFAnswers(nn.Module):
     """Questions about images, answered word by word (VQA).
@@ -114,13 +112,7 @@ class ALBEFAnswers(nn.Module):
 
     def example(self, rows: int, length: int | None = None) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes of a training batch of so many rows; `length`: tokens of a question."""
-        shape = (rows, MOST_ANSWERS, min(ANSWER_LENGTH, self.dec.length))
-        return {
-            **base.example(rows, self.img.image_size, length or self.txt.length),
-            "answer_ids": jax.ShapeDtypeStruct(shape, jnp.int32),
-            "answer_valid": jax.ShapeDtypeStruct(shape, jnp.bool_),
-            "answer_weight": jax.ShapeDtypeStruct(shape[:2], jnp.float32),
-        }
+        return base.answers_example(rows, self.img.image_size, length or self.txt.length, self.dec.length)
 
 
 class ALBEFClasses(nn.Module):

@@ -122,6 +122,17 @@ def example(rows: int, image_size: int, length: int) -> dict[str, jax.ShapeDtype
     }
 
 
+def answers_example(rows: int, image_size: int, length: int, positions: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """The same of questions in `ids`, each with one answer, for a decoder of so many positions."""
+    shape = (rows, 1, min(8, positions))
+    return {
+        **example(rows, image_size, length),
+        "answer_ids": jax.ShapeDtypeStruct(shape, jnp.int32),
+        "answer_valid": jax.ShapeDtypeStruct(shape, jnp.bool_),
+        "answer_weight": jax.ShapeDtypeStruct(shape[:2], jnp.float32),
+    }
+
+
 def picture_ids(batch: Mapping[str, Any]) -> jax.Array:
     """int32[B], what the pictures of a batch show: `image_id`, or else `index`, the example's number.
 

@@ -24,8 +24,6 @@ from mmjax.systems import base
 from mmjax.systems.blip import WRITES, begun, decode, prefill
 from mmjax.systems.clip import MEAN, STD
 
-MOST_ANSWERS, ANSWER_LENGTH = 1, 8  # of an example batch
-
 
 class BLIPAnswers(nn.Module):
     """Questions about images, answered word by word (VQA).
@@ -119,13 +117,7 @@ class BLIPAnswers(nn.Module):
 
     def example(self, rows: int, length: int | None = None) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes of a training batch of so many rows; `length`: tokens of a question."""
-        shape = (rows, MOST_ANSWERS, min(ANSWER_LENGTH, self.dec.length))
-        return {
-            **base.example(rows, self.img.image_size, length or self.txt.length),
-            "answer_ids": jax.ShapeDtypeStruct(shape, jnp.int32),
-            "answer_valid": jax.ShapeDtypeStruct(shape, jnp.bool_),
-            "answer_weight": jax.ShapeDtypeStruct(shape[:2], jnp.float32),
-        }
+        return base.answers_example(rows, self.img.image_size, length or self.txt.length, self.dec.length)
 
 
 class BLIPPairs(nn.Module):
