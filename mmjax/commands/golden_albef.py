@@ -18,6 +18,7 @@ from mmjax.losses import matching
 from mmjax.losses import momentum as itc
 from mmjax.losses.mlm import masked_lm
 from mmjax.losses.negatives import negative_weights
+from mmjax.systems import base
 from mmjax.systems.albef import ALBEF
 from mmjax.systems.albef_tasks import ALBEFAnswers
 from mmjax.train.state import TEACHER, moving_average
@@ -146,10 +147,14 @@ def _teach(runner: AlbefRunner, batch: Mapping[str, Any], masked: tuple[Any, ...
     return runner.taught(lambda m: m.taught(batch, *masked, train=False))
 
 
+def _pictures(m: ALBEF, batch: Mapping[str, Any]) -> jax.Array | None:
+    return base.picture_ids(batch) if m.by_id else None
+
+
 def _contrast(m: ALBEF, batch: Mapping[str, Any], taught: Mapping[str, Any], alpha: Any) -> Any:
     image = m.encode_states_image(batch["image"])
     text = m.encode_states_text(batch["ids"], batch["valid"])
-    return m.contrast(*m.features_of(image, text), taught, alpha, m._ids(batch)).mean
+    return m.contrast(*m.features_of(image, text), taught, alpha, _pictures(m, batch)).mean
 
 
 def _itc(runner: AlbefRunner, inputs: Arrays) -> dict[str, Any]:
@@ -159,7 +164,7 @@ def _itc(runner: AlbefRunner, inputs: Arrays) -> dict[str, Any]:
     def forward(m: ALBEF) -> dict[str, Any]:
         img, txt = m.embed_image(batch["image"]), m.embed_text(batch["ids"], batch["valid"])
         out = {"image_feat": img, "text_feat": txt, "image_feat_m": taught["img"], "text_feat_m": taught["txt"]}
-        past, ids = m.past() if m.queue else None, m._ids(batch)
+        past, ids = m.past() if m.queue else None, _pictures(m, batch)
         rows = {} if past is None else past.features
         queue_ids = None if ids is None or past is None else past.ids
         hard = itc.hard_targets(len(img), rows.get("txt"), ids, queue_ids)
@@ -201,7 +206,7 @@ def _losses(runner: AlbefRunner, inputs: Arrays) -> dict[str, Any]:
         image = m.encode_states_image(batch["image"])
         text = m.encode_states_text(batch["ids"], batch["valid"])
         img, txt = m.features_of(image, text)
-        ids, there = m._ids(batch), jnp.ones(len(img), bool)
+        ids, there = _pictures(m, batch), jnp.ones(len(img), bool)
         negatives = matching.Negatives(wrong_img, wrong_txt, there, there)
         itm, logits = m.matching(image, text, batch["valid"], negatives, train=False)
         terms = {"itc": m.contrast(img, txt, taught, alpha, ids), "itm": itm}
