@@ -21,13 +21,16 @@ from mmjax.core.config import check_keys
 from mmjax.core.errors import UserError
 from mmjax.data import augment, ledger, tasks
 from mmjax.data import text as texts
+from mmjax.data.chat_task import Sight
 from mmjax.data.choices import choose
+from mmjax.data.conversations import texts_of
 from mmjax.data.example import BadExample
 from mmjax.data.image import Preprocess
 from mmjax.data.load import usable
 from mmjax.data.pipeline import Pipeline
 from mmjax.data.prefetch import DevicePrefetch, prefetch_to_device
 from mmjax.data.sources import open_source
+from mmjax.data.task import Task
 from mmjax.data.tokenizers import TRAINABLE, SentencePiece, Tokenizer, WordPiece, load_tokenizer, open_tokenizer
 from mmjax.data.tokenizers.wordpiece import DEC, ENC
 from mmjax.decoders.settings import Settings
@@ -42,13 +45,16 @@ _TRAIN_OPTIONS = {
 }
 TOKENIZER_KEYS = ("spec", "kind", "train_on", "vocab_size", *(key for keys in _TRAIN_OPTIONS.values() for key in keys))
 
+DECODER_LENGTH = 2048  # LLaVA's
+
 DATA_KEYS = {
     "train": "source spec, or {spec: weight}",
     "batch_size": "over all devices",
     "task": "tasks.from_config's mapping: what an example is; pairs of an image and a text unless told",
     "image": "augment.from_config's mapping, without size",
     "text": "text.from_config's mapping",
-    "text_length": "tokens per text, begin and end included; default: as many as the system has positions",
+    "text_length": "tokens per text, begin and end included; default: as many as the system has positions "
+    "(a decoder: 2,048, those of pictures included)",
     "text_buckets": "lengths to the smallest of which a batch's texts are cut: less work, the same loss",
     "eval_image": "fields of image.Preprocess, without size",
     "workers": "processes that make batches",
@@ -77,7 +83,7 @@ def make_tokenizer(config: Mapping[str, Any], saved: pathlib.Path | None) -> Tok
         ("spec", "kind", "train_on", "vocab_size", *_TRAIN_OPTIONS[kind]),
     )
     source = open_source(config["train_on"])
-    lines = (line for example in usable(source) for line in example["texts"])
+    lines = (line for example in usable(source) for line in texts_of(example))
     options = {k: config[k] for k in _TRAIN_OPTIONS[kind] if k in config}
     return TRAINABLE[kind].train(lines, config["vocab_size"], **options)
 
@@ -86,38 +92,77 @@ def check_vocabulary(config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
     """Raises UserError if the tokenizer has ids that the system's embedding lacks: they would read other rows."""
     if not _has_texts(config):
         return
-    vocab = int(_system_field(config, "txt", "vocab"))
+    system: Any = systems.build(config["system"])
+    words = "llm" if _has_decoder(config) else "txt"
+    vocab = int(system.llm.vocab) if words == "llm" else int(_system_field(config, "txt", "vocab"))
     if tokenizer.vocab_size > vocab:
-        raise UserError(f"config.system.txt.vocab = {vocab}, but the tokenizer has {tokenizer.vocab_size} ids")
+        raise UserError(f"config.system.{words}.vocab = {vocab}, but the tokenizer has {tokenizer.vocab_size} ids")
     for key, token in {"dec_id": DEC, "enc_id": ENC}.items():
         given = config["system"].get(key)
         if given is not None and isinstance(tokenizer, WordPiece) and tokenizer.special(token) != given:
             raise UserError(f"config.system.{key} = {given}, but the tokenizer's {token} is {tokenizer.special(token)}")
-    system: Any = systems.build(config["system"])
     mask_id, mask = getattr(system, "mask_id", None), getattr(tokenizer, "mask_id", None)
     if mask_id is not None and getattr(system, "mlm", False) and mask_id != mask:
         raise UserError(f"config.system.mask_id = {mask_id}, but the tokenizer's token for hidden words is {mask}")
 
 
 def text_length(config: Mapping[str, Any], overrides: Mapping[str, Any] = MappingProxyType({})) -> int:
-    """Tokens per text: `config.data.text_length` (or a stage's), or as many as the system has positions."""
+    """Tokens per text: `config.data.text_length` (or a stage's), or as many as the system has positions.
+
+    A decoder's do not end: its rows have DECODER_LENGTH tokens unless told, pictures included.
+    """
     length = {**(config.get("data") or {}), **overrides}.get("text_length")
     most = positions_length(config)
-    if length is not None and not 1 <= length <= most:
+    if _has_decoder(config):
+        if length is not None and length < 2:
+            raise UserError(f"config.data.text_length = {length}; valid: 2 or more tokens, those of pictures included")
+    elif length is not None and not 1 <= length <= most:
         raise UserError(f"config.data.text_length = {length}; valid: 1 to {most}, the positions of config.system.txt")
     return most if length is None else length
 
 
 def positions_length(config: Mapping[str, Any]) -> int:
-    """Tokens that a text of the system may have: begin and end alone, where it reads none."""
+    """Tokens that a text of the system may have: begin and end alone, where it reads none; a decoder's are free."""
     if not _has_texts(config):
         return 2
+    if _has_decoder(config):
+        return DECODER_LENGTH
     return int(_system_field(config, "txt", "length"))
 
 
 def image_size(config: Mapping[str, Any]) -> int:
-    """Side of the images in pixels: the system's."""
+    """Side of the images in pixels: the system's; 1 where it sees none."""
+    if config["system"].get("name") in systems.WITHOUT_IMAGES:
+        return 1
     return int(_system_field(config, "img", "image_size"))
+
+
+def sight(config: Mapping[str, Any]) -> Sight | None:
+    """What a system with a decoder makes of a picture; None: it reads texts alone."""
+    system: Any = systems.build(config["system"])
+    if not hasattr(system, "view_states"):
+        return None
+    side = system.view_side if system.view_states == system.view_side**2 else 0
+    return Sight(system.img.image_size, system.view_states, system.newline, side)
+
+
+def _task(config: Mapping[str, Any], given: Mapping[str, Any] | None) -> Task:
+    """The task of config.data.task.
+
+    Raises:
+      UserError: an unknown option; conversations for a system that reads none, or something else for one that does.
+    """
+    name, decoder = config["system"].get("name"), _has_decoder(config)
+    if decoder != ((given or {}).get("kind") == "chat"):
+        need = "conversations: give {'kind': 'chat', 'template': …}" if decoder else (
+            f"no conversations; the kind 'chat' is for the systems {', '.join(systems.DECODERS)}"
+        )  # fmt: skip
+        raise UserError(f"config.data.task = {dict(given or {})}: the system {name} reads {need}")
+    return tasks.from_config(given, sight(config) if decoder else None)
+
+
+def _has_decoder(config: Mapping[str, Any]) -> bool:
+    return config["system"].get("name") in systems.DECODERS
 
 
 def _has_texts(config: Mapping[str, Any]) -> bool:
@@ -169,10 +214,15 @@ def make_pipeline(
     """
     data = data_of(config, overrides)
     buckets = tuple(data.get("text_buckets") or ())
-    if buckets and (
-        not _system_field(config, "txt", "causal", True)
-        or _system_field(config, "txt", "pool", "end") not in ("end", "cls")
-        or _system_field(config, "txt", "cls_shift", False)
+    task = _task(config, data.get("task"))
+    if (
+        buckets
+        and not _has_decoder(config)
+        and (
+            not _system_field(config, "txt", "causal", True)
+            or _system_field(config, "txt", "pool", "end") not in ("end", "cls")
+            or _system_field(config, "txt", "cls_shift", False)
+        )
     ):
         raise UserError(
             "config.data.text_buckets: the text tower of config.system reads padding (it is not causal, or its pool is "
@@ -187,7 +237,7 @@ def make_pipeline(
         length=text_length(config, overrides),
         image=augment.from_config({**data.get("image", {}), "size": image_size(config)}),
         text=texts.from_config(data.get("text", {})),
-        task=tasks.from_config(data.get("task")),
+        task=task,
         batch_size=data["batch_size"],
         seed=config["seed"],
         rows=None if mesh is None else shd.local_rows(mesh, data["batch_size"]),
@@ -302,9 +352,12 @@ def check_same_computation(
     plain = {"dtype": "float32", "scan": False}
     theirs, ours = (systems.build({**models.spelled_out(each), **plain}) for each in (found, wanted))
     pairs: list[tuple[str, Any, Any, set[str]]] = [("", theirs, ours, _FREE_SYSTEM)] if "" in parts else []
+    # Where a system of another kind reads a tower's states is no property of the tower.
+    read = set[str]() if type(theirs) is type(ours) else {"taps"}
     modules = [field.name for field in dataclasses.fields(ours) if isinstance(getattr(ours, field.name), nn.Module)]
     towers = [tower for tower in modules if tower in parts or "" in parts]
-    pairs += [(f"{tower}.", getattr(theirs, tower, None), getattr(ours, tower), _FREE_FIELDS) for tower in towers]
+    free_fields = _FREE_FIELDS | read
+    pairs += [(f"{tower}.", getattr(theirs, tower, None), getattr(ours, tower), free_fields) for tower in towers]
     differ = []
     for prefix, one, other, free in pairs:
         if type(one) is not type(other):

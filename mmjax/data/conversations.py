@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmjax.core.errors import BadExample
+import numpy as np
+
+from mmjax.core.errors import BadExample, UserError
 from mmjax.data.chat import IMAGE, Conversation
 
 USER = ("human", "user")
@@ -46,6 +48,39 @@ def parse(row: Mapping[str, Any], key: str) -> tuple[Conversation, list[Any]]:
         detail = f"{conversation.pictures} places for pictures ({IMAGE}) and {len(pictures)} pictures"
         raise BadExample("wrong pictures", detail, key)
     return conversation, pictures
+
+
+def of_example(example: Mapping[str, Any]) -> tuple[Conversation, list[np.ndarray]]:
+    """The conversation of a source's example, and its pictures.
+
+    It has `turns` with `pictures` (`llava:`), or a `conversation` of (role, text) (`emoji_scenes`), before whose first
+    question stands its `image`, if it has one.
+
+    Raises:
+      UserError: it has neither.
+      BadExample: speakers do not take turns, or an answer is empty.
+    """
+    key = str(example.get("key", "?"))
+    if "turns" in example:
+        return Conversation(key, example["turns"], example.get("system")), list(example.get("pictures") or ())
+    if "conversation" not in example:
+        raise UserError(
+            f"example {key!r} has no conversation; it has {sorted(example)}. Sources of conversations are llava:FILE "
+            "and emoji_scenes with parts=image,conversation; the task chat with of='caption' takes pictures with texts"
+        )
+    turns = _turns(example["conversation"], key)
+    if "image" not in example:
+        return Conversation(key, turns), []
+    (question, answer), *rest = turns
+    return Conversation(key, [(f"{IMAGE}\n{question}", answer), *rest]), [example["image"]]
+
+
+def texts_of(example: Mapping[str, Any]) -> list[str]:
+    """All that an example says: its texts, and the questions and answers of its conversation."""
+    said = [text for turn in example.get("turns", ()) for text in turn] + [
+        text for _, text in example.get("conversation", ())
+    ]
+    return [*example.get("texts", ()), *(text.replace(IMAGE, "") for text in said)]
 
 
 def _named(row: Mapping[str, Any], key: str) -> list[Any]:

@@ -19,6 +19,7 @@ from mmjax.core.errors import UserError
 from mmjax.data import ledger, tasks
 from mmjax.data.example import NO_PICTURE
 from mmjax.data.load import Check, Examples, Load
+from mmjax.data.task import Whole
 from mmjax.data.workers import follow_parent
 
 ImageTransform = Callable[[np.ndarray, np.random.Generator], np.ndarray]
@@ -116,7 +117,11 @@ class Pipeline:
             raise UserError(f"rows {rows} of a batch of {batch_size}; valid: some of 0 … {batch_size - 1}, ascending")
 
         task = task or tasks.Pairs()
-        buckets, check = _check_buckets(text_buckets, length), functools.partial(_check, task, text)
+        buckets, check = _check_buckets(text_buckets, length), functools.partial(_check, task, text, tokenizer, length)
+        if buckets and isinstance(task, Whole):
+            raise UserError(
+                f"data text_buckets = {buckets}: the rows of this task are not cut to buckets; leave it out"
+            )
         samples, epoch = _samples(named, shares, seed, shuffle, check)
         texts = _samples(named, shares, seed, shuffle, check, images=False)[0] if buckets else None
         if drop_remainder:
@@ -291,8 +296,12 @@ def _permutation(length: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox([seed, epoch])).permutation(length)
 
 
-def _check(task: tasks.Task, text: TextTransform, example: Mapping[str, Any]) -> None:
+def _check(
+    task: tasks.Task, text: TextTransform, tokenizer: Tokenizer, length: int, example: Mapping[str, Any]
+) -> None:
     task.check(example, text)
+    if isinstance(task, Whole):
+        task.check_length(example, tokenizer, length)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -344,10 +353,12 @@ class _Batches:
         made = {int(row): self.samples[step * self.batch_size + int(row)] for row in self.rows if row < there}
         numbers, samples, dropped = zip(*made.values(), strict=True)
         length = self._bucket(range(step * self.batch_size, step * self.batch_size + there), made)
-        ids, valid = tasks.tokens(self.tokenizer, [sample["text"] for sample in samples], length)
-        batch = self.task.collate(samples, self.tokenizer, length)
-        image = np.stack([sample["image"] for sample in samples])
-        batch = {"image": image, "ids": ids, "valid": valid, "index": np.array(numbers, np.int64), **batch}
+        batch = {"index": np.array(numbers, np.int64)}
+        if not isinstance(self.task, Whole):
+            batch["image"] = np.stack([sample["image"] for sample in samples])
+            texts = [sample["text"] for sample in samples]
+            batch["ids"], batch["valid"] = tasks.tokens(self.tokenizer, texts, length)
+        batch |= self.task.collate(samples, self.tokenizer, length)
         batch = {key: array for key, array in batch.items() if key not in getattr(self.task, "without", ())}
         bad = [item for items in dropped for item in items]
         return batch if not bad else {**batch, DROPPED: ledger.pack(bad)}

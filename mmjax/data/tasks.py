@@ -7,72 +7,14 @@ draws comes from the generator that it is given, so that a batch is a function o
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
 from mmjax.core.errors import BadExample, UserError
-from mmjax.core.padding import check_right_padded
+from mmjax.data.chat_task import Chats, Sight
 from mmjax.data.choices import choose
-
-Sample = dict[str, Any]
-Arrays = dict[str, np.ndarray]
-Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
-
-
-class Make(NamedTuple):
-    """How a config makes the model's image of a picture, and a text of an example."""
-
-    image: Augment
-    text: Callable[[Mapping[str, Any], np.random.Generator], str]
-
-
-@runtime_checkable
-class Tokenizer(Protocol):
-    """What tasks need of a tokenizer."""
-
-    def batch(self, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
-        """ids int32[B, T] and valid bool[B, T]."""
-        ...
-
-
-@runtime_checkable
-class Task(Protocol):
-    """One kind of training data; a dataclass, whose fields are part of the state of a pipeline."""
-
-    def check(self, example: Mapping[str, Any], text: Any) -> None:
-        """Raises BadExample for an example that cannot be used; `text` is the config's choice of texts."""
-        ...
-
-    def sample(self, example: Mapping[str, Any], number: int, make: Make, rng: np.random.Generator) -> Sample:
-        """`image`, `text` and what else is drawn of one example."""
-        ...
-
-    def collate(self, samples: Sequence[Sample], tokenizer: Tokenizer, length: int) -> Arrays:
-        """What the batch has besides `image`, `ids`, `valid` and `index`."""
-        ...
-
-
-def one_picture(example: Mapping[str, Any], number: int, image: Augment, rng: np.random.Generator) -> np.ndarray:
-    """The picture of an example, augmented; of alternatives one is drawn.
-
-    Raises:
-      UserError: it has none.
-    """
-    images = example.get("images")
-    if images is None:
-        images = [example["image"]] if "image" in example else []
-    if not len(images):
-        raise UserError(f"example {example.get('key', number)!r} has no image; it has {sorted(example)}")
-    picked = images[int(len(images) * rng.random())] if len(images) > 1 else images[0]
-    return image(picked, rng)
-
-
-def tokens(tokenizer: Tokenizer, texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
-    """ids int32[B, T] and valid bool[B, T]; UserError if they are not padded on the right."""
-    ids, valid = tokenizer.batch(list(texts), length)
-    check_right_padded(valid, f"{type(tokenizer).__name__}.batch")
-    return ids, valid
+from mmjax.data.task import Arrays, Make, Sample, Task, Tokenizer, one_picture, tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,14 +205,20 @@ TASKS: dict[str, Callable[..., Task]] = {
     "vqa": Questions,
     "nlvr2": lambda: Labelled(images=2),
     "entailment": Labelled,
+    "chat": Chats,
 }
 _OPTIONS = {"pairs": ("image_id",), "caption": ("image_id", "prompt"),
             "masked": ("image_id", "modality", "whole_words"),
-            "vqa": ("answers", "answer_length", "classes", "weight"), "nlvr2": (), "entailment": ()}  # fmt: skip
+            "vqa": ("answers", "answer_length", "classes", "weight"), "nlvr2": (), "entailment": (),
+            "chat": ("template", "images", "of", "ask", "grids", "rule")}  # fmt: skip
 
 
-def from_config(config: Mapping[str, Any] | None) -> Task:
+def from_config(config: Mapping[str, Any] | None, sight: Sight | None = None) -> Task:
     """A task from `{"kind": "vqa", "answers": 1, …}`; without a kind, pairs.
+
+    Args:
+      config: see above.
+      sight: what the system makes of a picture, for the task "chat"; None: it reads texts alone.
 
     Raises:
       UserError: an unknown kind, option or value.
@@ -283,4 +231,4 @@ def from_config(config: Mapping[str, Any] | None) -> Task:
     kind = choose("config.data.task.kind", options.pop("kind", "pairs"), TASKS)
     for name in options:
         choose(f"option of the task {kind}", name, _OPTIONS[kind])
-    return TASKS[kind](**options)
+    return TASKS[kind](**options, **({"sight": sight} if kind == "chat" else {}))

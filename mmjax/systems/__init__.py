@@ -29,6 +29,8 @@ SIZES = {
     "vlmo": vlmo.SIZES,
     "vqkd": vqkd.SIZES,
 }
+DECODERS = ("language", "llava")  # they read conversations, with a decoder `llm` whose positions do not end
+WITHOUT_IMAGES = ("language",)  # they read texts alone
 WITHOUT_TEXT = ("vqkd",)  # they read images alone
 
 

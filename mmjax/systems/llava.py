@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Integer, UInt8
 
+from mmjax.core.errors import UserError
 from mmjax.core.types import Batch, Term
 from mmjax.decoders.generate import write
 from mmjax.decoders.llama import SIZES as DECODERS
@@ -56,6 +57,16 @@ class LLaVA(nn.Module):
         if self.newline:
             self.image_newline = self.param("image_newline", normal(width**-0.5), (width,), jnp.float32)
 
+    @property
+    def view_side(self) -> int:
+        """Patches along a view's side."""
+        return (self.img.image_size - self.img.patch) // (self.img.patch_stride or self.img.patch) + 1
+
+    @property
+    def view_states(self) -> int:
+        """P, states of a view."""
+        return self.view_side**2 + int(self.keep_cls)
+
     def see(
         self, image: UInt8[AnyArray, "B I Y X C"] | Float[AnyArray, "B I Y X C"], *, train: bool = False
     ) -> Float[Array, "B F D"]:
@@ -63,7 +74,8 @@ class LLaVA(nn.Module):
         B, I = image.shape[:2]  # noqa: E741 - the axis
         flat = normalise(image.reshape(B * I, *image.shape[2:]), self.mean, self.std)
         tapped = self.img(flat, train=train).tapped
-        states = jnp.concatenate([state if self.keep_cls else state[:, 1:] for state in tapped], axis=-1)
+        first = int(self.img.cls and not self.keep_cls)
+        states = jnp.concatenate([state[:, first:] for state in tapped], axis=-1)
         states = self.projector(states)
         features = states.reshape(B, -1, states.shape[-1])  # [B, I * P, D]
         if self.newline:
@@ -166,6 +178,8 @@ def build(config: Mapping[str, Any]) -> LLaVA:
     base.check_choice("system llava: act", config.get("act", "gelu"), tuple(ACTIVATIONS))
     shared_options = base.shared_options(config)
     img = {"taps": (-2,), **config["img"]}
+    if config.get("keep_cls") and not img.get("cls", True):
+        raise UserError("system llava: keep_cls = True, but img.cls = False: there is no class token to keep")
     chosen: dict[str, Any] = {
         k: tuple(v) if k in ("mean", "std", "end_ids") else v for k, v in config.items() if k in options
     }

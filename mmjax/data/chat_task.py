@@ -1,0 +1,187 @@
+"""Conversations about pictures as training data: rows of tokens with the pictures' states in their places."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mmjax.core.errors import BadExample, UserError
+from mmjax.data import anyres
+from mmjax.data.chat import IMAGE, Conversation, chat_row, expand, fit
+from mmjax.data.chat_templates import Template, template
+from mmjax.data.choices import choose
+from mmjax.data.conversations import of_example
+from mmjax.data.image import composite
+from mmjax.data.rows import Spliced, spliced, stacked
+from mmjax.data.task import Arrays, Make, Sample, one_picture
+
+OF = ("conversation", "caption")
+
+
+class Sight(NamedTuple):
+    """What a system makes of a view of a picture.
+
+    Attributes:
+      size: of a view's side, in pixels.
+      states: P, of a view.
+      newline: whether a learned state stands behind those of a row's views.
+      side: of a view in states, where they are a square of patches and nothing else; else 0.
+    """
+
+    size: int
+    states: int
+    newline: bool
+    side: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Chats:
+    """A conversation and its pictures.
+
+    A row longer than the batch is cut at its end, after its pictures have their places, as LLaVA does; one of which
+    nothing is left to learn is left out (ledger.jsonl names it), where LLaVA would train on nothing.
+
+    Attributes:
+      template: its words, a key of data/chat_templates.TEMPLATES.
+      images: I, pictures of a conversation at most, default 1 (0 where the system sees none). Rows with fewer have
+        black ones behind, which nobody reads; 0 gives batches of texts.
+      of: "conversation", or "caption": a picture and one of its texts, as the answer to `ask` (config.data.text says
+        which text).
+      ask: see `of`; nothing of it is said in the template "plain".
+      grids: pairs (width, height) of pixels, for tiles besides the whole picture (LLaVA-NeXT); such pictures are
+        not augmented. (): the whole picture alone, as config.data.image makes it.
+      rule: of the grids, see data/anyres.py.
+      sight: of the system; None: it reads texts alone.
+    """
+
+    template: str = "vicuna_v1"
+    images: int | None = None
+    of: str = "conversation"
+    ask: str = ""
+    grids: Sequence[Sequence[int]] = ()
+    rule: str = "original"
+    sight: Sight | None = None
+
+    def __post_init__(self) -> None:
+        template(self.template)
+        choose("of of the task chat", self.of, OF)
+        choose("rule of the task chat", self.rule, anyres.RULES)
+        most = int(self.sight is not None) if self.images is None else self.images
+        object.__setattr__(self, "images", most)
+        object.__setattr__(self, "grids", tuple(tuple(int(n) for n in grid) for grid in self.grids))
+        if most < 0 or (most and self.sight is None):
+            why = "0 or more" if most < 0 else "0, for the system sees no pictures"
+            raise UserError(f"task chat: images = {most}; valid: {why}")
+        if self.of == "caption" and not most:
+            raise UserError("task chat: captions are of pictures, but images = 0")
+        size = self.sight.size if self.sight else 1
+        wrong = [grid for grid in self.grids if len(grid) != 2 or any(n < 1 or n % size for n in grid)]
+        if wrong or (self.grids and self.sight and not self.sight.side):
+            what = f"grids of whole tiles of {size} pixels" if wrong else "no grids: a view's states are no square"
+            raise UserError(f"task chat: grids = {self.grids}; valid: {what}")
+
+    @property
+    def without(self) -> tuple[str, ...]:
+        """Keys that the batch does not have."""
+        return () if self.images else ("image", "slot")
+
+    # ---------------------------------------------------------------- one example
+
+    def check(self, example: Mapping[str, Any], text: Any) -> None:
+        if self.of == "conversation":
+            self._pictures(*of_example(example))
+        elif (check := getattr(text, "check", None)) is not None:
+            check(example)
+
+    def check_length(self, example: Mapping[str, Any], tokenizer: Any, length: int) -> None:
+        """Raises BadExample for a row of which nothing is left to learn; UserError where that is so of every one."""
+        if self.of == "conversation":
+            talk, pictures = of_example(example)
+            row = chat_row(talk, self._template, tokenizer)
+            fit(expand(row, [len(slots) for slots in self._slots(pictures)]), length, talk.key)
+            return
+        assert self.sight is not None
+        row = chat_row(self._caption("a", str(example.get("key", ""))), self._template, tokenizer)
+        wide = expand(row, [self.sight.states + self.sight.newline])
+        if not wide.mask_loss[:length].any():
+            raise UserError(
+                f"config.data.text_length = {length} has no room for a caption: a picture and what is asked about it "
+                f"take {int((~wide.mask_loss).sum())} tokens"
+            )
+
+    def sample(self, example: Mapping[str, Any], number: int, make: Make, rng: np.random.Generator) -> Sample:
+        if self.of == "caption":
+            picture = one_picture(example, number, lambda raw, _: raw, rng)
+            talk, pictures = self._caption(make.text(example, rng), str(example.get("key", number))), [picture]
+        else:
+            talk, pictures = of_example(example)
+        return {"talk": talk, "slots": self._slots(pictures), "image": self._views(pictures, make, rng)}
+
+    def _caption(self, text: str, key: str) -> Conversation:
+        return Conversation(key, [(f"{IMAGE}\n{self.ask}", text)])
+
+    @property
+    def _template(self) -> Template:
+        return template(self.template)
+
+    # ---------------------------------------------------------------- pictures
+
+    @property
+    def _each(self) -> int:
+        """V, views of a picture at most."""
+        size = self.sight.size if self.sight else 1
+        return 1 + max((width // size * (height // size) for width, height in self.grids), default=0)
+
+    @property
+    def _states(self) -> int:
+        """States of all views of a row; the newline is the number behind them."""
+        return (self.images or 0) * self._each * (self.sight.states if self.sight else 0)
+
+    def _pictures(self, talk: Conversation, pictures: Sequence[np.ndarray]) -> None:
+        if len(pictures) > (self.images or 0):
+            detail = f"{len(pictures)} pictures; the task chat has images = {self.images}"
+            raise BadExample("wrong pictures", detail, talk.key)
+        if talk.pictures != len(pictures):
+            detail = f"{talk.pictures} places for pictures ({IMAGE}) and {len(pictures)} pictures"
+            raise BadExample("wrong pictures", detail, talk.key)
+
+    def _slots(self, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The numbers of the states that stand for each picture."""
+        found, sight = [], self.sight
+        for number, picture in enumerate(pictures):
+            assert sight is not None
+            first = number * self._each
+            if self.grids:
+                size = anyres.Size(picture.shape[1], picture.shape[0])
+                grid, merge = anyres.select_grid(size, self.grids, self.rule), "spatial_unpad"
+                found.append(anyres.slots(size, grid, first=first, newline=self._states, tile=sight.size,
+                                          side=sight.side, merge=merge if sight.newline else "flat",
+                                          rule=self.rule))  # fmt: skip
+                continue
+            base = np.arange(first * sight.states, (first + 1) * sight.states, dtype=np.int32)
+            found.append(np.append(base, np.int32(self._states)) if sight.newline else base)
+        return found
+
+    def _views(self, pictures: Sequence[np.ndarray], make: Make, rng: np.random.Generator) -> np.ndarray:
+        """uint8[I * V, S, S, 3]: the views of all pictures, black where there are none."""
+        size = self.sight.size if self.sight else 0
+        out = np.zeros(((self.images or 0) * self._each, size, size, 3), np.uint8)
+        for number, picture in enumerate(pictures):
+            if self.grids:
+                grid = anyres.select_grid(anyres.Size(picture.shape[1], picture.shape[0]), self.grids, self.rule)
+                seen = anyres.views(composite(picture), grid, size)
+            else:
+                seen = make.image(picture, rng)[None]
+            out[number * self._each : number * self._each + len(seen)] = seen
+        return out
+
+    # ---------------------------------------------------------------- a batch
+
+    def collate(self, samples: Sequence[Sample], tokenizer: Any, length: int) -> Arrays:
+        rows = []
+        for sample in samples:
+            row = chat_row(sample["talk"], self._template, tokenizer)
+            whole = spliced(row, sample["slots"], self._states + 1)
+            rows.append(Spliced(*(part[:length] for part in whole)))
+        return {"image": np.stack([sample["image"] for sample in samples]), **stacked(rows, length)}

@@ -1,0 +1,210 @@
+"""Conversations as training data: what is learned, where pictures stand, what is cut, and every mistake."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmjax import inputs
+from mmjax.core.errors import BadExample, UserError
+from mmjax.data import augment, tasks, text
+from mmjax.data.chat_task import Chats, Sight
+from mmjax.data.conversations import of_example, texts_of
+from mmjax.data.example import check_batch
+from mmjax.data.pipeline import Pipeline
+from mmjax.data.sources import open_source
+from mmjax.data.tokenizers import SentencePiece
+
+SCENES = "emoji_scenes:train?parts=image,captions,conversation&size=16&length=40"
+SIGHT = Sight(size=8, states=4, newline=False, side=2)
+TURNS = [("Look <image> and <image>, which is red?", "The first."), ("Sure?", "Yes.")]
+
+
+@pytest.fixture(scope="module")
+def words() -> SentencePiece:
+    source = open_source(SCENES)
+    return SentencePiece.train([line for i in range(40) for line in texts_of(source[i])], 400)
+
+
+def make(source, words, sight=SIGHT, length=500, batch_size=4, **task) -> Pipeline:
+    image, made = augment.from_config({"size": 8}), text.from_config({"forms": {"first": 1}})
+    chat = tasks.from_config({"kind": "chat", **task}, sight)
+    return Pipeline(
+        source, tokenizer=words, length=length, image=image, text=made, task=chat, batch_size=batch_size, seed=1
+    )
+
+
+def answers(words, batch, row) -> str:
+    learned = batch["mask_loss"][row]
+    return words.decode(batch["ids"][row][learned])
+
+
+def listed(tmp_path, rows):
+    for name, colour in (("a.png", 10), ("b.png", 200)):
+        Image.fromarray(np.full((8, 8, 3), colour, np.uint8)).save(tmp_path / name)
+    path = tmp_path / "talk.json"
+    said = [{"id": f"r{n}", **row} for n, row in enumerate(rows)]
+    path.write_text(json.dumps(said))
+    return open_source(f"llava:{path}")
+
+
+def row_of(turns, *images) -> dict:
+    said = [{"from": who, "value": text} for turn in turns for who, text in zip(("human", "gpt"), turn, strict=True)]
+    return {"conversations": said, **({"image": list(images)} if images else {})}
+
+
+def test_scenes_learn_the_answers_behind_their_picture(words) -> None:
+    source = open_source(SCENES)
+    batch = make(source, words)[0]
+    check_batch(batch, ("image", "ids", "valid", "mask_loss", "slot"))
+    assert batch["image"].shape == (4, 1, 8, 8, 3) and batch["ids"].shape == (4, 500)
+    for row in range(4):
+        talk, _ = of_example(source[int(batch["index"][row])])
+        said = [answer for _, answer in talk.turns]
+        assert answers(words, batch, row).split() == " ".join(said).split()
+        ends = (batch["ids"][row] == words.eos_id) & batch["mask_loss"][row]
+        assert ends.sum() == len(said)
+        assert batch["slot"][row][batch["slot"][row] >= 0].tolist() == [0, 1, 2, 3]
+        place = int(np.argmax(batch["slot"][row] >= 0))
+        before, behind = batch["ids"][row][:place], batch["ids"][row][place + 4 : batch["valid"][row].sum()]
+        assert words.decode(before).endswith("USER: ") and "ASSISTANT:" in words.decode(behind)
+        assert before[0] == words.bos_id and not (behind == words.bos_id).any()
+
+
+def test_captions_are_conversations_of_a_picture_and_a_text(words) -> None:
+    source = open_source(SCENES)
+    batch = make(source, words, of="caption", template="plain", length=100)[0]
+    for row in range(4):
+        caption = source[int(batch["index"][row])]["texts"][0]
+        assert answers(words, batch, row).split() == caption.split()
+        assert batch["slot"][row, :6].tolist() == [-1, 0, 1, 2, 3, -1]
+    asked = make(source, words, of="caption", ask="What is it?")[0]
+    assert "What is it?" in words.decode(asked["ids"][0][asked["valid"][0] & ~asked["mask_loss"][0]])
+
+
+def test_several_pictures_beside_texts_alone(words, tmp_path) -> None:
+    rows = [row_of(TURNS, "a.png", "b.png"), row_of([("Hi.", "Hello.")]), row_of([("What? <image>", "Red.")], "b.png")]
+    pipeline = make(listed(tmp_path, rows), words, images=2, batch_size=3)
+    batch = pipeline[0]
+    check_batch(batch)
+    place = {int(index): row for row, index in enumerate(batch["index"])}
+    two, none, one = (place[n] for n in range(3))
+    assert batch["image"][:, :, 0, 0, 0][[two, none, one]].tolist() == [[10, 200], [0, 0], [200, 0]]
+    slots = [batch["slot"][row][batch["slot"][row] >= 0].tolist() for row in (two, none, one)]
+    assert slots == [[0, 1, 2, 3, 4, 5, 6, 7], [], [0, 1, 2, 3]]
+    few = make(listed(tmp_path, rows), words, batch_size=3)
+    assert 0 not in few[0]["index"]
+    iterator = iter(few)
+    next(iterator)
+    (dropped,) = {(item.reason, item.detail, item.key) for item in iterator.dropped}
+    assert dropped == ("wrong pictures", "2 pictures; the task chat has images = 1", "r0")
+    iterator.close()
+
+
+def test_a_newline_and_tiles_have_the_numbers_that_the_system_counts(words) -> None:
+    source = open_source(SCENES)
+    ended = make(source, words, sight=SIGHT._replace(newline=True))[0]
+    assert ended["slot"][0][ended["slot"][0] >= 0].tolist() == [0, 1, 2, 3, 4]
+    tiled = make(source, words, sight=SIGHT._replace(newline=True), grids=[(16, 16), (8, 16)], images=2)[0]
+    assert tiled["image"].shape == (4, 10, 8, 8, 3)
+    # whole; then the tiles' rows, each with the newline, which stands behind the states of 2 · 5 views of 4
+    assert tiled["slot"][0][tiled["slot"][0] >= 0].tolist() == [
+        0, 1, 2, 3, 4, 5, 8, 9, 40, 6, 7, 10, 11, 40, 12, 13, 16, 17, 40, 14, 15, 18, 19, 40
+    ]  # fmt: skip
+    flat = make(source, words, grids=[(16, 16)])[0]
+    assert flat["slot"][0][flat["slot"][0] >= 0].tolist() == list(range(20))
+
+
+def test_long_rows_are_cut_and_those_with_nothing_left_are_dropped(words, tmp_path) -> None:
+    source = open_source(SCENES)
+    short = make(source, words, length=260)[0]
+    whole = make(source, words)
+    assert short["valid"].all(axis=1).any() and short["ids"].shape == (4, 260)
+    at = {int(n): row for row, n in enumerate(whole[0]["index"])}
+    both = [(row, at[int(n)]) for row, n in enumerate(short["index"]) if int(n) in at]
+    assert both and all((short["ids"][a] == whole[0]["ids"][b, :260]).all() for a, b in both)
+    rows = [row_of([("What? " * 60, "Red.")]), row_of([("What?", "Red.")])]
+    pipeline = make(listed(tmp_path, rows), words, length=260, batch_size=2)
+    assert pipeline[0]["index"].tolist() == [1, 1]
+    iterator = iter(pipeline)
+    next(iterator)
+    (dropped,) = iterator.dropped
+    assert (dropped.reason, dropped.key) == ("nothing to learn", "r0")
+    iterator.close()
+    with pytest.raises(UserError, match=r"text_length = 5 has no room for a caption: .* 5 tokens"):
+        make(source, words, of="caption", template="plain", length=5)[0]
+
+
+def test_texts_alone_give_no_images(words) -> None:
+    source = open_source("emoji_scenes:train?parts=conversation&length=40")
+    batch = make(source, words, sight=None)[0]
+    assert sorted(batch) == ["ids", "index", "mask_loss", "valid"]
+    check_batch(batch)
+
+
+def test_what_a_pipeline_continues_is_the_same_task(words) -> None:
+    source = open_source(SCENES)
+    state = iter(make(source, words)).get_state()
+    with pytest.raises(UserError, match="template was 'vicuna_v1', is 'plain'"):
+        iter(make(source, words, template="plain")).set_state(state)
+
+
+def test_every_mistake_is_said(words, tmp_path) -> None:
+    with pytest.raises(UserError, match=r"has no conversation; it has \['image', 'key', 'texts'\].*parts=image,conv"):
+        make(open_source("emoji_scenes:train?parts=image,captions&length=20"), words)[0]
+    with pytest.raises(BadExample, match=r"0 places for pictures .<image>. and 1 pictures"):
+        picture = np.zeros((8, 8, 3), np.uint8)
+        Chats(sight=SIGHT).check({"key": "a", "turns": [("Hi.", "Yes.")], "pictures": [picture]}, None)
+    with pytest.raises(UserError, match="images = 1; valid: 0, for the system sees no pictures"):
+        Chats(images=1)
+    with pytest.raises(UserError, match="valid: grids of whole tiles of 8 pixels"):
+        Chats(grids=[(12, 8)], sight=SIGHT)
+    with pytest.raises(UserError, match="no square"):
+        Chats(grids=[(8, 8)], sight=SIGHT._replace(states=5, side=0))
+    with pytest.raises(UserError, match="captions are of pictures"):
+        Chats(of="caption")
+    with pytest.raises(UserError, match="vicuna_v2"):
+        Chats(template="vicuna_v2")
+    with pytest.raises(UserError, match="of of the task chat"):
+        Chats(of="captions")
+
+
+IMG = {"image_size": 8, "patch": 4, "width": 16, "depth": 2, "heads": 2}
+LLM = {"vocab": 400, "width": 16, "depth": 1, "heads": 2, "mlp_dim": 16}
+
+
+def config(task, name="llava", **data) -> dict:
+    system = {"name": name, "llm": LLM, **({"img": IMG} if name == "llava" else {})}
+    return {"seed": 0, "system": system, "data": {"train": SCENES, "batch_size": 2, "task": task, **data}}
+
+
+def test_the_system_says_what_a_picture_is_and_how_long_rows_may_be(words) -> None:
+    chat = {"kind": "chat"}
+    assert inputs.text_length(config(chat)) == 2048 and inputs.text_length(config(chat, text_length=5000)) == 5000
+    assert inputs.sight(config(chat)) == Sight(8, 4, False, 2) and inputs.sight(config(chat, "language")) is None
+    seen = config(chat)
+    seen["system"] |= {"newline": True, "keep_cls": True}
+    assert inputs.sight(seen) == Sight(8, 5, True, 0)
+    batch = inputs.make_pipeline(config(chat, text_length=300), {}, words)[0]
+    assert batch["image"].shape == (2, 1, 8, 8, 3) and batch["ids"].shape == (2, 300)
+    source = {"train": "emoji_scenes:train?parts=conversation&length=40", "text_length": 300}
+    assert "image" not in inputs.make_pipeline(config(chat, "language", **source), {}, words)[0]
+    inputs.check_vocabulary(config(chat), words)
+
+
+def test_mistakes_between_task_and_system(words) -> None:
+    with pytest.raises(UserError, match="text_length = 1; valid: 2 or more"):
+        inputs.text_length(config({"kind": "chat"}, text_length=1))
+    with pytest.raises(UserError, match=r"the system llava reads conversations: give \{'kind': 'chat'"):
+        inputs.make_pipeline(config({"kind": "caption"}), {}, words)
+    clip = config({"kind": "chat"})
+    clip["system"] = {"name": "clip", "embed_dim": 8, "img": IMG, "txt": {**IMG, "vocab": 400, "length": 8}}
+    with pytest.raises(UserError, match=r"the system clip reads no conversations; .*language, llava"):
+        inputs.make_pipeline(clip, {}, words)
+    with pytest.raises(UserError, match=r"text_buckets = .*not cut to buckets"):
+        inputs.make_pipeline(config({"kind": "chat"}, text_length=300, text_buckets=(32,)), {}, words)
+    small = config({"kind": "chat"})
+    small["system"]["llm"] = {**LLM, "vocab": 40}
+    with pytest.raises(UserError, match=r"config\.system\.llm\.vocab = 40, but the tokenizer has 400 ids"):
+        inputs.check_vocabulary(small, words)
