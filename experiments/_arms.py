@@ -21,6 +21,7 @@ import pathlib
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,8 @@ from mmjax.core import config as configs
 from mmjax.core import files
 from mmjax.train.writers import read_history
 
+# Arms and seeds compile the same programs.
+CACHE = {"JAX_COMPILATION_CACHE_DIR": str(pathlib.Path(tempfile.gettempdir()) / f"mmjax-jax-cache-{os.getuid()}")}
 # Becomes the command behind it, on the cores named first.
 PIN = "import os, sys; os.sched_setaffinity(0, map(int, sys.argv[1].split(','))); os.execvp(sys.argv[2], sys.argv[2:])"
 
@@ -73,7 +76,8 @@ def run_arms(arms: Sequence[Arm], workdir: pathlib.Path, *, at_once: int = 1) ->
 
     Returns:
       For each arm: arm, seed, config, overrides, digest; metrics, those of the run's metrics.json; steps; train_s,
-      seconds in steps (compilation too, whatever was killed in between); step_s, the median of its log lines; wall_s
+      seconds in steps (of killed runs, too; with compilation,
+      or reading a compiled program from the cache); step_s, the median of its log lines; wall_s
       of the process, `resumed` if that was not the whole run; cores that it had.
 
     Raises:
@@ -152,7 +156,8 @@ def call(command: Sequence[str], log: pathlib.Path, cores: set[int], *held: int)
     with log.open("ab") as out:
         begin = out.tell()
         pinned = [sys.executable, "-c", PIN, ",".join(map(str, sorted(cores))), *command]
-        ended = subprocess.run(pinned, stdout=out, stderr=subprocess.STDOUT, pass_fds=held)
+        env = {**CACHE, **os.environ}
+        ended = subprocess.run(pinned, stdout=out, stderr=subprocess.STDOUT, pass_fds=held, env=env)
     if ended.returncode:
         said = log.read_bytes()[begin:].decode(errors="replace").strip()
         raise SystemExit(f"{' '.join(command)}\nended with {ended.returncode}; the end of {log}:\n{said[-2000:]}")
