@@ -90,16 +90,17 @@ def run_arms(arms: Sequence[Arm], workdir: pathlib.Path, *, at_once: int = 1) ->
     for cores in shares(sorted(os.sched_getaffinity(0)), at_once):
         free.put(cores)
 
-    def run(arm: Arm) -> dict[str, Any]:
+    def run(arm: Arm, digest: str) -> dict[str, Any]:
         cores = free.get()
         try:
-            return run_arm(arm, workdir, cores)
+            return run_arm(arm, digest, workdir, cores)
         finally:
             free.put(cores)
 
+    digests = [arm.digest() for arm in arms]  # here: config files are executed, which threads cannot do side by side
     pool = ThreadPoolExecutor(at_once)
     try:
-        return list(pool.map(run, arms))
+        return list(pool.map(run, arms, digests))
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -110,9 +111,9 @@ def shares(cores: Sequence[int], parts: int) -> Iterator[set[int]]:
         yield set(cores[part::parts] or [cores[part % len(cores)]])
 
 
-def run_arm(arm: Arm, workdir: pathlib.Path, cores: set[int]) -> dict[str, Any]:
-    """The result of one arm, read or made."""
-    folder, digest = arm.folder(workdir), arm.digest()
+def run_arm(arm: Arm, digest: str, workdir: pathlib.Path, cores: set[int]) -> dict[str, Any]:
+    """The result of one arm, read or made; `digest`: the arm's."""
+    folder = arm.folder(workdir)
     if (found := read_result(folder, digest)) is not None:
         return found
     folder.parent.mkdir(parents=True, exist_ok=True)
