@@ -76,9 +76,8 @@ def run_arms(arms: Sequence[Arm], workdir: pathlib.Path, *, at_once: int = 1) ->
 
     Returns:
       For each arm: arm, seed, config, overrides, digest; metrics, those of the run's metrics.json; steps; train_s,
-      seconds in steps (of killed runs, too; with compilation,
-      or reading a compiled program from the cache); step_s, the median of its log lines; wall_s
-      of the process, `resumed` if that was not the whole run; cores that it had.
+      seconds in steps (of killed runs, too, and with compilation); step_s, the median of its log lines; wall_s of the
+      process, `resumed` if that was not the whole run; cores that it had.
 
     Raises:
       SystemExit: a run failed; the message ends with what it printed. Those that had begun end first.

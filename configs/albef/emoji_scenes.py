@@ -52,7 +52,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "workers": 1,
     })  # fmt: skip
     c.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
-    # τ is a small number: at the full rate it would leave its place within a hundred steps.
+    # τ is a small number: its rate is scaled down, as in configs/blip/emoji_scenes.py (not compared without).
     c.stages = ConfigDict({
         "train": {"steps": 1300, "lr": 1e-3, "end_lr": 1e-5, "warmup": 100, "weight_decay": 0.02, "clip": 1.0,
                   "lr_scale": (("tau", 0.01),),
