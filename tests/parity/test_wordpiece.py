@@ -1,4 +1,4 @@
-"""BERT's ids: equal to transformers' BertTokenizer, on the published vocabulary where it is installed."""
+"""BERT's ids: equal to transformers' BertTokenizer, on the published vocabulary and on a trained one."""
 
 import importlib.resources
 import pathlib
