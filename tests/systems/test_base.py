@@ -84,5 +84,5 @@ def test_bert_s_weights_begin_as_told():
 
 @pytest.mark.parametrize("value", [0, 1, -0.1, "wide"])
 def test_no_such_spread_of_weights(value):
-    with pytest.raises(UserError, match="txt: init_std = .*; valid: a small positive number, such as 0.02"):
+    with pytest.raises(UserError, match=r"txt: init_std = .*; valid: a small positive number, such as 0\.02"):
         base.bert_tower("txt", {**TXT, "init_std": value})

@@ -111,8 +111,8 @@ class Graph:
 def build_graph(
     world: World, bank: SpriteBank, styles: tuple[str, ...], dice: Dice, split: str, kinds: int = MOST_KINDS
 ) -> Graph:
-    """Draw a scene: the things, of at most so many kinds (`World.compose`), their counts and sizes, places without accidental overlap, some
-    overlaps on purpose, depth, and a background that the objects stand out from."""
+    """Draw a scene: the things, of at most so many kinds (`World.compose`), their counts and sizes, places without
+    accidental overlap, some overlaps on purpose, depth, and a background that the objects stand out from."""
     things = world.compose(dice, split, kinds)
     layout = None
     while layout is None:  # a crowded draw that leaves no room for the second group is drawn again

@@ -92,8 +92,8 @@ class World:
         raise UserError(f"the world {self.name!r} has no thing that is clearly different from {len(present)} others")
 
     def compose(self, dice: Dice, split: str, most: int = MOST_KINDS) -> list[int]:
-        """The one to four things of a scene, `most` at most. Train scenes have train pairs only; val and test scenes have
-        at least one pair of their own split, besides which they have train pairs."""
+        """The one to four things of a scene, `most` at most. Train scenes have train pairs only; val and test scenes
+        have at least one pair of their own split, besides which they have train pairs."""
         groups = min(most, dice.weighted(_GROUPS, _GROUP_WEIGHTS[split]))
         if split == "train":
             things = [dice.below(len(self.things))]
