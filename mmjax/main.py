@@ -23,7 +23,7 @@ from mmjax.train import checkpoint, loop, progress, writers
 from mmjax.train.optim import learning_rate, make_optimizer
 from mmjax.train.stage import Stage, make_stage
 from mmjax.train.state import State, begin
-from mmjax.train.step import train_step
+from mmjax.train.step import train_step, with_tasks
 
 # What may differ between a run and its continuation: it changes no number that training computes.
 FREE = ("title", "mesh", "every", "keep", "writers", "report", "evals", "init")
@@ -60,6 +60,8 @@ def train(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
     tokenizer = inputs.make_tokenizer(config["tokenizer"], directory / "tokenizer" if begun else None)
     inputs.check_vocabulary(config, tokenizer)
     system = systems.build(config["system"])
+    for stage in stages.values():
+        with_tasks(system, stage)
     evaluators = inputs.make_evaluators(config, tokenizer)
     pipelines = {name: inputs.make_pipeline(config, stage.data, tokenizer, mesh) for name, stage in stages.items()}
     every = loop.Every(**config.get("every", {}))

@@ -16,6 +16,8 @@ class Stage:
     Attributes:
       steps: optimizer steps.
       lr: peak learning rate.
+      tasks: which of the system's tasks are trained, of those that it is built for; empty: all. What only the others
+        use gets no gradient, but still decays unless `train` leaves it out.
       train: patterns of the parameters that train; the others get no gradient and no optimizer state. A batch norm
         whose parameters do not train keeps its running statistics, too.
       optimizer: "adamw", "lion" or "adafactor" (factored second moments: their memory is that of rows and columns).
@@ -35,6 +37,7 @@ class Stage:
 
     steps: int
     lr: float
+    tasks: tuple[str, ...] = ()
     train: tuple[str, ...] = (".*",)
     optimizer: str = "adamw"
     schedule: str = "cosine"

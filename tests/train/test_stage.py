@@ -27,7 +27,7 @@ def test_one_pattern_needs_no_list():
     ("settings", "text"),
     [
         ({"weight_decy": 0.1}, r"stages.align.weight_decy does not exist; did you mean 'weight_decay'\?"),
-        ({"qqq": 0.1}, r"stages.align.qqq does not exist \(known: \['steps', 'lr', 'train'"),
+        ({"qqq": 0.1}, r"stages.align.qqq does not exist \(known: \['steps', 'lr', 'tasks'"),
         ({"optimizer": "sgd"}, r"stages.align: optimizer='sgd' is not one of \['adamw', 'lion', 'adafactor'\]"),
         ({"schedule": "step"}, r"stages.align: schedule='step' is not one of \['cosine', 'linear', 'constant'\]"),
         ({"evaluate": "ema"}, r"evaluate='ema' is not one of \['student', 'teacher'\]"),
