@@ -277,6 +277,7 @@ _FREE_FIELDS = {
     "patch_drop",
     "image_size",
 }
+_FREE_FIELDS |= {"inits", "patch_init", "pos_init"}  # functions, equal to none but themselves
 _FREE_SYSTEM = {*_FREE_FIELDS, "loss", "loss_form", "loss_block", "scale_init", "scale_max", "bias_init"}
 # CoCa's: weights and targets of its losses, what a caption begins and ends with, a classifier over the same features.
 _FREE_SYSTEM |= {"con_weight", "cap_weight", "ignore_id", "begin_id", "end_ids"}
