@@ -35,7 +35,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "hard_negatives": True,
         "mask_id": 4,
         # A patch of 16 pixels sees a small sprite whole; they overlap by half.
-        "img": {"image_size": SIZE, "patch": 16, "patch_stride": 8, "width": 128, "depth": 3, "heads": 4},
+        "img": {"image_size": SIZE, "patch": 16, "patch_stride": 12, "width": 128, "depth": 3, "heads": 4},
         "txt": {"vocab": 640, "length": 40, "width": 128, "mlp_dim": 256, "depth": 4, "heads": 4, "cross_from": 2,
                 "init_std": 0.07},
     })  # fmt: skip
@@ -45,7 +45,7 @@ def get_config(variant: str = "") -> ConfigDict:
     # No mirror images: captions say left and right.
     c.data = ConfigDict({
         "train": f"emoji_scenes:train?size={SIZE}",
-        "batch_size": 32,
+        "batch_size": 64,
         "image": {"preset": "none"},
         "text": {"forms": {"text": 1.0}},
         "text_length": 24,
@@ -54,7 +54,7 @@ def get_config(variant: str = "") -> ConfigDict:
     })  # fmt: skip
     c.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
     # τ is a small number: its rate is scaled down, as in configs/blip/emoji_scenes.py (not compared without).
-    stage = {"lr": 1e-3, "b2": 0.98, "weight_decay": 0.02, "clip": 1.0, "lr_scale": (("tau", 0.01),),
+    stage = {"lr": 2e-3, "b2": 0.98, "weight_decay": 0.02, "clip": 1.0, "lr_scale": (("tau", 0.01),),
              "teacher": ("(img|txt)/.*", "(img|txt)_proj/.*"), "teacher_decay": 0.98}  # fmt: skip
     # Scenes with one kind of thing first: what is meant by a name is learned sooner where nothing else could be.
     c.stages = ConfigDict({

@@ -71,16 +71,16 @@ def get_config(variant: str = "") -> ConfigDict:
     c.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
     # What is meant by a name is learned soonest where nothing else could be; and writing, which is cheap, before all
     # three at once.
-    stage = {"lr": 2e-3, "b2": 0.98, "weight_decay": 0.05, "clip": 1.0, "warmup": 50}
+    stage = {"lr": 1.5e-3, "b2": 0.98, "weight_decay": 0.05, "clip": 1.0, "warmup": 50}
     # τ is a small number: at the full rate, that of a short run, it falls to its bound within a hundred steps.
     taught = {"lr_scale": (("tau", 0.01),), "teacher": _RECIPE.TEACHER, "teacher_decay": 0.97}
-    writes = {**stage, "schedule": "constant", "tasks": ("lm",)}
+    writes = {**stage, "end_lr": 1e-3, "tasks": ("lm",)}
     easy = {"train": "emoji_scenes:train?parts=image,captions&kinds=1"}
     c.stages = ConfigDict(
         {
-            "names": {**writes, "steps": 700, "data": easy},
-            "writing": {**writes, "steps": 1_500},
-            "scenes": {**stage, **taught, "steps": 1_300},
+            "names": {**writes, "steps": 900, "end_lr": 1.5e-3, "data": easy},
+            "writing": {**writes, "steps": 2_500},
+            "scenes": {**stage, **taught, "lr": 1e-3, "steps": 800},
         }
     )
     if form == "captioner":
@@ -90,7 +90,6 @@ def get_config(variant: str = "") -> ConfigDict:
     how = {"beams": 3, "max_length": 24, "min_length": 10}
     c.evals = ConfigDict(
         {
-            "val_captions": {"kind": "caption", "data": "emoji_scenes:val?length=300", "settings": how},
             "test_captions": {"kind": "caption", "data": "emoji_scenes:test?length=500", "settings": how},
             "test_retrieval": {
                 "kind": "rerank",
@@ -112,6 +111,8 @@ def get_config(variant: str = "") -> ConfigDict:
             c.system[tower].width, c.system[tower].depth, c.system[tower].heads = 32, 1, 2
         for name in c.stages:
             c.stages[name].steps, c.stages[name].warmup = 2, 1
-        c.evals, c.report = ConfigDict(), ()
+        del c.evals.test_retrieval
+        c.evals.test_captions.data = "emoji_scenes:test?length=8"
+        c.evals.test_captions.settings = {"beams": 1, "max_length": 8}
         c.every = ConfigDict({"log": 1, "save": 2, "evaluate": 0})
     return c
