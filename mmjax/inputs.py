@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -33,6 +33,7 @@ from mmjax.data.tokenizers.wordpiece import DEC, ENC
 from mmjax.decoders.settings import Settings
 from mmjax.evals.base import Evaluator, Tools
 from mmjax.evals.build import build_evaluator
+from mmjax.nn.transformer import BlockSpec
 
 # config["tokenizer"]: `spec` (what open_tokenizer takes), or `train_on`, a source, with `vocab_size` and the `kind`
 # that is trained on its texts; and options of each kind.
@@ -277,6 +278,7 @@ _FREE_FIELDS = {
     "patch_drop",
     "image_size",
 }
+_FREE_FIELDS |= {"inits", "patch_init", "pos_init"}  # functions, equal to none but themselves
 _FREE_SYSTEM = {*_FREE_FIELDS, "loss", "loss_form", "loss_block", "scale_init", "scale_max", "bias_init"}
 # CoCa's: weights and targets of its losses, what a caption begins and ends with, a classifier over the same features.
 _FREE_SYSTEM |= {"con_weight", "cap_weight", "ignore_id", "begin_id", "end_ids"}
@@ -310,12 +312,19 @@ def check_same_computation(
         if type(one) is not type(other):
             differ.append(f"{prefix}kind: {type(one).__name__} there, {type(other).__name__} here")
             continue
-        for field in dataclasses.fields(one):
-            there, here = getattr(one, field.name), getattr(other, field.name)
-            unsaid = field.name == "heads" and None in (there, here)  # a ResNet's default
-            if field.name not in free | _SHAPES and not unsaid and not isinstance(there, nn.Module) and there != here:
-                differ.append(f"{prefix}{field.name}: {there!r} there, {here!r} here")
+        differ += _differences(prefix, one, other, free | _SHAPES)
     if differ:
         raise UserError(
             f"config.init {path} is of another system: {'; '.join(differ)}; set config.system to what is there"
         )
+
+
+def _differences(prefix: str, one: Any, other: Any, free: Collection[str]) -> Iterator[str]:
+    """What two modules of one kind (or two blocks' specs) say differently, sub-modules and the `free` fields apart."""
+    for field in dataclasses.fields(one):
+        there, here = getattr(one, field.name), getattr(other, field.name)
+        unsaid = field.name == "heads" and None in (there, here)  # a ResNet's default
+        if isinstance(there, BlockSpec) and isinstance(here, BlockSpec):
+            yield from _differences(f"{prefix}{field.name}.", there, here, free)
+        elif field.name not in free and not unsaid and not isinstance(there, nn.Module) and there != here:
+            yield f"{prefix}{field.name}: {there!r} there, {here!r} here"

@@ -34,8 +34,7 @@ def train(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
     """Trains all stages of a config in a work directory, continuing what is there, and returns the final metrics.
 
     Writes checkpoints/, metrics.jsonl, ledger.jsonl (what of the data could not be used), metrics.json, report.html and
-    PNGs. Killed at any moment and started again, it
-    goes on from the last complete checkpoint and ends with the same bits.
+    PNGs. Killed and started again, it goes on from the last complete checkpoint and ends with the same bits.
 
     Raises:
       UserError: a mistake in the config, or a work directory of another run.

@@ -26,16 +26,24 @@ from mmjax.core import files
 
 HERE = pathlib.Path(__file__).resolve().parent
 CONFIG = str(HERE.parents[1] / "configs" / "albef" / "emoji_scenes.py")
-NO_TEACHER, NOISE = "system.alpha=0.0", "data.train=emoji_scenes:train?size=64&noise={}"
+NO_TEACHER = "system.alpha=0.0"
+
+
+def noise(share: float) -> tuple[str, str]:
+    """Changes by which a share of all captions is wrong."""
+    scenes = f"emoji_scenes:train?size=64&noise={share}"
+    return f"data.train={scenes}", f"stages.names.data.train={scenes}&kinds=1"
+
+
 # Arm -> what it changes in the config. `base`: hard negatives, α = 0.4, true captions.
 ARMS: dict[str, tuple[str, ...]] = {
     "base": (),
     "random": ("system.hard_negatives=False",),
     "alone": (NO_TEACHER,),
-    "noise20": (NOISE.format(0.2),),
-    "noise20_alone": (NOISE.format(0.2), NO_TEACHER),
-    "noise40": (NOISE.format(0.4),),
-    "noise40_alone": (NOISE.format(0.4), NO_TEACHER),
+    "noise20": noise(0.2),
+    "noise20_alone": (*noise(0.2), NO_TEACHER),
+    "noise40": noise(0.4),
+    "noise40_alone": (*noise(0.4), NO_TEACHER),
 }
 COSINE, FUSED = "scenes/cosine/", "scenes/"
 ORDERS = {COSINE: "cosine", FUSED: "re-ranked"}

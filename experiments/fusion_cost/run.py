@@ -1,0 +1,151 @@
+"""What CoCa's one pass is worth: CoCa and ALBEF of one size, at the same steps a second and at the same wall time.
+
+    python experiments/fusion_cost/run.py [--workdir runs/fusion_cost] [--seeds 3] [--seconds 300] [--at-once 2]
+        [--smoke]
+
+Measures a step of both, gives both the steps that fit in the seconds, trains, then writes table and plot. Killed and
+started again, it goes on. README.md says what is asked.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))  # what experiments share
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "benchmarks"))  # its _table
+
+import plot
+from _arms import Arm, call, run_arms
+from _summary import fill, half_width, markdown, signed
+from _table import cores, machine
+
+from mmjax.core import files
+
+HERE = pathlib.Path(__file__).resolve().parent
+CONFIGS = HERE.parents[1] / "configs"
+NAMES_SHARE = 0.3  # of the steps, in the stage with one kind of thing
+# Way of ranking -> (arm, prefix of its metrics)
+WAYS = {"CoCa, cosine": ("coca", "scenes_retrieval/"), "ALBEF, cosine": ("albef", "scenes/cosine/"),
+        "ALBEF, re-ranked": ("albef", "scenes/")}  # fmt: skip
+METRICS = {f"{a}_to_{b}_R@{k}": f"{a} → {b} R@{k}" for a, b in (("text", "image"), ("image", "text")) for k in (1, 5)}
+
+
+def config(system: str, smoke: bool) -> str:
+    """The config of a system, as the command line names it."""
+    return str(CONFIGS / system / "emoji_scenes.py") + (":smoke" if smoke else "")
+
+
+def step_cost(workdir: pathlib.Path, smoke: bool) -> dict[str, Any]:
+    """What step_cost.py found on one core, measured once."""
+    kept = workdir / "step_cost.json"
+    if not kept.is_file():
+        workdir.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, str(HERE / "step_cost.py"), config("coca", smoke), config("albef", smoke)]
+        rounds = ["--rounds", "2", "--steps", "1"] if smoke else ["--rounds", "8"]
+        call([*command, *rounds, "--json", str(kept)], workdir / "step_cost.log", {min(os.sched_getaffinity(0))})
+    return json.loads(kept.read_text(encoding="utf-8"))
+
+
+def arm(system: str, steps: int, seed: int, smoke: bool) -> Arm:
+    """A training of so many steps, judged on 500 scenes."""
+    names = max(1, round(NAMES_SHARE * steps))
+    changes = [f"stages.names.steps={names}", f"stages.scenes.steps={max(1, steps - names)}"]
+    if not smoke:
+        evaluator = {"coca": "scenes_retrieval", "albef": "scenes"}[system]
+        changes.append(f"evals.{evaluator}.data=emoji_scenes:val?size=64&length=500")
+    return Arm(system, config(system, smoke), tuple(changes), seed)
+
+
+def side(values: Sequence[float]) -> str:
+    """'41.2 ± 2.0' in percent."""
+    half = half_width([100 * value for value in values])
+    return f"{100 * statistics.fmean(values):.1f}" + ("" if half is None else f" ± {half:.1f}")
+
+
+def metrics(data: Mapping[str, Any], way: str, metric: str) -> list[float]:
+    """A metric by seed."""
+    system, prefix = WAYS[way]
+    return [run["metrics"][prefix + metric] for run in data["runs"] if run["arm"] == system]
+
+
+def section(data: Mapping[str, Any]) -> str:
+    """The results as README.md has them."""
+    about, cost, runs = data["machine"], data["step_cost"], data["runs"]
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    ratio = {kind: "{:.2f} ({:.2f}–{:.2f})".format(*cost["ratio"][kind]) for kind in ("cpu", "wall")}
+    costs = [
+        {
+            "system": name,
+            "parameters": f"{sum(one['parameters'].values()):,}",
+            "step, s of processor": f"{one['cpu']:.3f}",
+            "step, s": f"{one['wall']:.3f}",
+            "steps": data["steps"][name],
+            "in training, s": f"{statistics.fmean(run['train_s'] for run in runs if run['arm'] == name):.0f}",
+        }
+        for name, one in zip(("coca", "albef"), cost["sides"], strict=True)
+    ]
+    ranked = [
+        {"ranked by": way, **{shown: side(metrics(data, way, name)) for name, shown in METRICS.items()}} for way in WAYS
+    ]
+    lines = []
+    for way in ("ALBEF, cosine", "ALBEF, re-ranked"):
+        pairs = zip(metrics(data, "CoCa, cosine", "text_to_image_R@1"), metrics(data, way, "text_to_image_R@1"),
+                    strict=True)  # fmt: skip
+        gains = [100 * (coca - albef) for coca, albef in pairs]
+        lines.append(f"{signed(statistics.fmean(gains), half_width(gains))} over {way}")
+    return "\n\n".join([
+        f"{about['device']}, cores: {about['cores']}, one for each run; {versions}. Seeds: {data['seeds']}.",
+        "### A step",
+        markdown(costs),
+        f"ALBEF's step over CoCa's, batches of 64, alternating on one core: {ratio['cpu']} in seconds of the "
+        f"processor, {ratio['wall']} in seconds (median, lowest and highest round).",
+        f"### After {data['seconds']:.0f} seconds of training each, % of 500 unseen scenes",
+        markdown(ranked),
+        f"CoCa, text → image R@1, by seed: {'; '.join(lines)} (points).",
+        "![recall of both at equal wall time](fusion_cost.png)",
+    ])  # fmt: skip
+
+
+def main() -> None:
+    """Runs, sums up, draws."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", type=pathlib.Path, help="of all runs (default runs/fusion_cost, or …_smoke)")
+    parser.add_argument("--seeds", type=int, help="how many (default 3; of the smoke form 1)")
+    parser.add_argument("--seconds", type=float, default=300.0, help="in steps of training, for each run (default 300)")
+    parser.add_argument("--at-once", type=int, default=cores(), help="runs side by side (default: one a core)")
+    parser.add_argument("--out", type=pathlib.Path, help="of the results (default here; smoke: WORKDIR/out)")
+    parser.add_argument("--smoke", action="store_true", help="a few steps of a tiny model; its figures mean nothing")
+    args = parser.parse_args()
+    workdir = (args.workdir or pathlib.Path("runs/fusion_cost_smoke" if args.smoke else "runs/fusion_cost")).absolute()
+    out = args.out or (workdir / "out" if args.smoke else HERE)
+    count = args.seeds or (1 if args.smoke else 3)
+    cost = step_cost(workdir, args.smoke)
+    sides = dict(zip(("coca", "albef"), cost["sides"], strict=True))
+    steps = {name: 4 if args.smoke else round(args.seconds / one["wall"]) for name, one in sides.items()}
+    arms = [arm(name, steps[name], seed, args.smoke) for seed in range(count) for name in steps]
+    data = {
+        "title": "CoCa and ALBEF at equal wall time",
+        "machine": machine("jax"),
+        "seconds": args.seconds,
+        "seeds": count,
+        "steps": steps,
+        "step_cost": cost,
+        "runs": [{key: value for key, value in run.items() if key != "config"}
+                 for run in run_arms(arms, workdir, at_once=args.at_once)],
+    }  # fmt: skip
+    (out / "results").mkdir(parents=True, exist_ok=True)
+    files.write_text(out / "results" / "fusion_cost.json", json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+    files.write_text(out / "results" / "fusion_cost.md", section(data) + "\n")
+    if (out / "README.md").is_file():
+        fill(out / "README.md", section(data))
+    plot.draw(out)
+    print(section(data))
+
+
+if __name__ == "__main__":
+    main()
