@@ -22,7 +22,7 @@ RUNS = (
     ),
     (
         "captioning_and_retrieval",
-        {"FIRST_STEPS": 2, "STEPS": 3, "BATCH_SIZE": 8, "WIDTH": 16, "PICTURES": 20},
+        {"FIRST_STEPS": 2, "WRITING_STEPS": 2, "STEPS": 3, "BATCH_SIZE": 8, "WIDTH": 16, "PICTURES": 20},
         1 + 1 + 1 + 1 + 4 + 1 + 1 + 1,  # scenes, wrong captions, loss, written, searches, histograms, curves, filtered
         (
             "stage names: 2",
