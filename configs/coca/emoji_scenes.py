@@ -35,10 +35,10 @@ def get_config(variant: str = "") -> ConfigDict:
         "scale_init": 20.0,
         "img": {"image_size": SIZE, "patch": 16, "patch_stride": 12, "depth": 3, "cls": False,
                 "patch_bias": True, "norm_pre": False, "pool": "none", "norm_post": "all", **blocks},
-        "txt": {"vocab": 640, "length": 40, "depth": 2, "mlp_dim": 256, **blocks},
+        "txt": {"vocab": 500, "length": 40, "depth": 2, "mlp_dim": 256, **blocks},
         "dec": {"depth": 2},
     })  # fmt: skip
-    c.tokenizer = ConfigDict({"train_on": "emoji_scenes:train?parts=captions&length=2000", "vocab_size": 640,
+    c.tokenizer = ConfigDict({"train_on": "emoji_scenes:train?parts=captions&length=2000", "vocab_size": 500,
                               "normalization": "nmt_nfkc_cf"})  # fmt: skip
     c.data = ConfigDict({"train": f"emoji_scenes:train?size={SIZE}", "batch_size": 64, "text": {}, "workers": 1,
                          "image": {"preset": "none"}, "text_length": 24})  # fmt: skip
