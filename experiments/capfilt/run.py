@@ -40,9 +40,10 @@ class Sizes:
     def __init__(self, smoke: bool) -> None:
         self.variant = "smoke" if smoke else ""
         # Part of the pictures -> (of how many, of which kind)
-        self.parts = {"easy": (24, "&kinds=1"), "mixed": (48, "")} if smoke else {"easy": (4_000, "&kinds=1"),
-                                                                                  "mixed": (12_000, "")}  # fmt: skip
-        self.clean, self.checked = (24, 24) if smoke else (2_000, 500)
+        few = {"easy": (24, "&kinds=1"), "mixed": (48, "")}
+        many = {"easy": (3_000, "&kinds=1"), "mixed": (9_000, "")}
+        self.parts = few if smoke else many
+        self.clean, self.checked = (24, 24) if smoke else (4_000, 500)
 
     def web(self, part: str, noise: float) -> str:
         """The pictures with captions of which a share is wrong."""
@@ -59,7 +60,7 @@ def trained(name: str, sizes: Sizes, seed: int, parts: Mapping[str, str]) -> Arm
     """A BLIP trained from nothing on the two parts of some data."""
     changes = [f"data.train={parts['mixed']}", f"stages.names.data.train={parts['easy']}"]
     if not sizes.variant:
-        changes += ["stages.names.steps=600", "stages.writing.steps=900", "stages.scenes.steps=700",
+        changes += ["stages.names.steps=500", "stages.writing.steps=600", "stages.scenes.steps=800",
                     "evals.test_captions.data=emoji_scenes:test?length=1000"]  # fmt: skip
     return Arm(name, sizes.config(), tuple(changes), seed)
 
@@ -67,7 +68,10 @@ def trained(name: str, sizes: Sizes, seed: int, parts: Mapping[str, str]) -> Arm
 def tuned(form: str, sizes: Sizes, seed: int, start: pathlib.Path) -> Arm:
     """The captioner or the filter: the first model, trained on with clean captions."""
     clean = f"emoji_scenes:train?parts=image,captions&seed=1&length={sizes.clean}"
-    return Arm(form, sizes.config(form), (f"init={start}", f"data.train={clean}"), seed)
+    changes = [f"init={start}", f"data.train={clean}"]
+    if form == "captioner" and not sizes.variant:
+        changes.append("evals.test_captions.data=emoji_scenes:test?length=1000")
+    return Arm(form, sizes.config(form), tuple(changes), seed)
 
 
 def capfilt(data: str, output: pathlib.Path, seed: int, threshold: float, models: Mapping[str, pathlib.Path]) -> dict:

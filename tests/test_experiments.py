@@ -1,4 +1,4 @@
-"""The experiment on ALBEF's claims: its intervals, its comparisons, and its smoke form from end to end."""
+"""The experiments that train: intervals, comparisons, what arms change, and the smoke forms from end to end."""
 
 import importlib.util
 import json
@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from mmjax.core import config as configs
@@ -15,18 +16,22 @@ from mmjax.core import config as configs
 EXPERIMENTS = pathlib.Path(__file__).parents[1] / "experiments"
 
 
-@pytest.fixture(scope="module")
-def modules():
-    """(what experiments share, the driver); they are no packages."""
-    before, found = list(sys.path), []
-    sys.path.insert(0, str(EXPERIMENTS / "fusion"))
-    for name, path in (("_summary", "_summary.py"), ("fusion_run", "fusion/run.py")):
-        spec = importlib.util.spec_from_file_location(name, EXPERIMENTS / path)
-        module = sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        found.append(module)
+def module(path):
+    """A file of an experiment; they are no packages, and each has a `plot` of its own."""
+    before = list(sys.path)
+    sys.path.insert(0, str((EXPERIMENTS / path).parent))
+    sys.modules.pop("plot", None)
+    spec = importlib.util.spec_from_file_location(path.replace("/", "_").removesuffix(".py"), EXPERIMENTS / path)
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
     sys.path[:] = before
     return found
+
+
+@pytest.fixture(scope="module")
+def modules():
+    """(what experiments share, the driver of the one on fusion)."""
+    return module("_summary.py"), module("fusion/run.py")
 
 
 def test_interval_over_seeds(modules):
@@ -84,14 +89,44 @@ def test_arms_change_what_they_say(modules):
         assert found["data"]["train"] == base["data"]["train"] + noise
 
 
-@pytest.mark.slow
-def test_smoke_form_once_and_again(modules, tmp_path):
-    """Table, plot and README; a second call trains nothing, and writes the same."""
+def test_noise_is_in_both_stages(modules):
     _, run = modules
+    config = configs.plain(configs.load(run.CONFIG, [f"--config.{change}" for change in run.ARMS["noise40"]]))
+    assert config["stages"]["names"]["data"]["train"] == "emoji_scenes:train?size=64&noise=0.4&kinds=1"
+
+
+def test_threshold_at_which_the_worse_share_is_best():
+    run = module("capfilt/run.py")
+    true, wrong = [0.9, 0.8, 0.7, 0.6, 0.2], [0.5, 0.4, 0.3, 0.1, 0.65]
+    found = {"score": np.array(true + wrong), "true": np.array([True] * 5 + [False] * 5)}
+    threshold = run.best_threshold(found)
+    assert 0.5 < threshold <= 0.6
+    curve = run.curve(found)
+    at = curve["threshold"].index(0.56)
+    assert (curve["right_kept"][at], curve["wrong_removed"][at], curve["precision"][at]) == (0.8, 0.8, 0.8)
+
+
+def test_equal_time_gives_steps_by_their_cost():
+    run = module("fusion_cost/run.py")
+    arm = run.arm("coca", 1000, 1, smoke=False)
+    config = configs.plain(configs.load(arm.config, arm.arguments()))
+    assert [stage["steps"] for stage in config["stages"].values()] == [300, 700] and config["seed"] == 1
+    sizes = [configs.plain(configs.load(run.config(name, False)))["system"] for name in ("coca", "albef")]
+    for key in ("image_size", "patch", "patch_stride", "width", "depth", "heads"):
+        assert sizes[0]["img"][key] == sizes[1]["img"][key], key
+    for key in ("width", "mlp_dim", "heads"):
+        assert sizes[0]["txt"][key] == sizes[1]["txt"][key], key
+    assert sizes[0]["txt"]["depth"] + sizes[0]["dec"]["depth"] == sizes[1]["txt"]["depth"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "runs"), [("fusion", 7), ("fusion_cost", 2), ("capfilt", 5)])
+def test_smoke_form_once_and_again(name, runs, tmp_path):
+    """Table, plot and README; a second call trains nothing, and writes the same."""
     out = tmp_path / "out"
     out.mkdir()
-    shutil.copy(EXPERIMENTS / "fusion" / "README.md", out)
-    command = [sys.executable, str(EXPERIMENTS / "fusion" / "run.py"), "--smoke", f"--workdir={tmp_path / 'runs'}",
+    shutil.copy(EXPERIMENTS / name / "README.md", out)
+    command = [sys.executable, str(EXPERIMENTS / name / "run.py"), "--smoke", f"--workdir={tmp_path / 'runs'}",
                f"--out={out}"]  # fmt: skip
     env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     said = []
@@ -99,11 +134,12 @@ def test_smoke_form_once_and_again(modules, tmp_path):
         ended = subprocess.run(command, env=env, capture_output=True, text=True, cwd=EXPERIMENTS.parent)
         assert ended.returncode == 0, ended.stderr[-2000:]
         said.append(ended.stdout)
-    assert said[0].count("begins") == len(run.ARMS) and "begins" not in said[1]
-    data = json.loads((out / "results" / "fusion.json").read_text())
-    assert {row["question"] for row in data["rows"]} == set(run.QUESTIONS) and data["evaluator_s"]["re-ranked"] > 0
-    assert (out / "fusion.png").stat().st_size > 10_000
+    assert said[0].count("begins") == runs and "begins" not in said[1]
+    assert (out / f"{name}.png").stat().st_size > 10_000
     readme = (out / "README.md").read_text()
-    assert (out / "results" / "fusion.md").read_text().strip() in readme and "Not run yet" not in readme
-    logs = sorted((tmp_path / "runs").glob("*/seed0.log"))
-    assert len(logs) == len(run.ARMS) and all("stage train: 4 steps" in log.read_text() for log in logs)
+    assert (out / "results" / f"{name}.md").read_text().strip() in readme and "Not run yet" not in readme
+    data = json.loads((out / "results" / f"{name}.json").read_text())
+    if name == "capfilt":
+        assert data["seeds"][0]["counts"]["web"] == 5 * 72 and set(data["seeds"][0]["curve"]) >= {"precision"}
+    else:
+        assert len(data["runs"]) == runs and data["machine"]["cores"] > 0
