@@ -96,7 +96,7 @@ def check_vocabulary(config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
             raise UserError(f"config.system.{key} = {given}, but the tokenizer's {token} is {tokenizer.special(token)}")
     system: Any = systems.build(config["system"])
     mask_id, mask = getattr(system, "mask_id", None), getattr(tokenizer, "mask_id", None)
-    if mask_id is not None and getattr(system, "mlm", False) and mask_id != mask:
+    if mask_id is not None and "mlm" in getattr(system, "tasks", ()) and mask_id != mask:
         raise UserError(f"config.system.mask_id = {mask_id}, but the tokenizer's token for hidden words is {mask}")
 
 
@@ -284,7 +284,7 @@ _FREE_SYSTEM = {*_FREE_FIELDS, "loss", "loss_form", "loss_block", "scale_init", 
 _FREE_SYSTEM |= {"con_weight", "cap_weight", "ignore_id", "begin_id", "end_ids"}
 _FREE_SYSTEM |= {"classes", "class_of", "class_loss", "images"}
 # ALBEF's: what its losses weigh and draw.
-_FREE_SYSTEM |= {"queue", "alpha", "alpha_steps", "temperature", "bounds", "mask_id", "mask_rate", "mlm", "by_id"}
+_FREE_SYSTEM |= {"queue", "alpha", "alpha_steps", "temperature", "bounds", "mask_id", "mask_rate", "tasks", "by_id"}
 _FREE_SYSTEM |= {"hard_negatives"}
 # BLIP's: what is learned, and how.
 _FREE_SYSTEM |= {"tasks", "lead", "smoothing", "floor", "taught_negatives", "learn_temperature"}

@@ -29,12 +29,13 @@ def get_config(variant: str = "") -> ConfigDict:
         "name": "albef",
         "task": "pretrain",
         "embed_dim": 128,
-        "queue": 1024,
+        "queue": 256,
         "alpha": 0.4,
-        "alpha_steps": 400,
+        "alpha_steps": 2000,
         "hard_negatives": True,
         "mask_id": 4,
-        # A patch of 16 pixels sees a small sprite whole; they overlap by half.
+        "mask_rate": 0.5,
+        # A patch of 16 pixels sees a small sprite whole; they overlap by a quarter.
         "img": {"image_size": SIZE, "patch": 16, "patch_stride": 12, "width": 128, "depth": 3, "heads": 4},
         "txt": {"vocab": 640, "length": 40, "width": 128, "mlp_dim": 256, "depth": 4, "heads": 4, "cross_from": 2,
                 "init_std": 0.07},
@@ -54,13 +55,13 @@ def get_config(variant: str = "") -> ConfigDict:
     })  # fmt: skip
     c.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
     # τ is a small number: its rate is scaled down, as in configs/blip/emoji_scenes.py (not compared without).
-    stage = {"lr": 2e-3, "b2": 0.98, "weight_decay": 0.02, "clip": 1.0, "lr_scale": (("tau", 0.01),),
-             "teacher": ("(img|txt)/.*", "(img|txt)_proj/.*"), "teacher_decay": 0.98}  # fmt: skip
+    stage = {"lr": 1.5e-3, "b2": 0.98, "weight_decay": 0.02, "clip": 1.0, "warmup": 50}
     # Scenes with one kind of thing first: what is meant by a name is learned sooner where nothing else could be.
     c.stages = ConfigDict({
-        "names": {**stage, "steps": 700, "warmup": 100, "schedule": "constant",
+        "names": {**stage, "steps": 900, "schedule": "constant", "tasks": ("mlm",),
                   "data": {"train": f"emoji_scenes:train?size={SIZE}&kinds=1"}},
-        "scenes": {**stage, "steps": 900, "warmup": 50, "end_lr": 1e-5},
+        "scenes": {**stage, "lr": 1e-3, "steps": 900, "lr_scale": (("tau", 0.01),),
+                   "teacher": ("(img|txt)/.*", "(img|txt)_proj/.*"), "teacher_decay": 0.98},
     })  # fmt: skip
     c.evals = ConfigDict({
         "scenes": {"kind": "rerank", "data": f"emoji_scenes:val?size={SIZE}&length=200", "nearest": 32},

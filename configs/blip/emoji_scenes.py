@@ -34,7 +34,7 @@ def get_config(variant: str = "") -> ConfigDict:
     c.title = "BLIP on generated scenes"
     c.seed = 0
     c.init = ""
-    # A patch of 16 pixels sees a small sprite whole; they overlap by half.
+    # A patch of 16 pixels sees a small sprite whole; they overlap by a quarter.
     c.system = ConfigDict(
         {
             "name": "blip",
