@@ -28,9 +28,14 @@ from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any
 
+sys.path.append(str(pathlib.Path(__file__).resolve().parent / "benchmarks"))
+from _table import cores, machine
+
 from mmjax.core import config as configs
 from mmjax.core import files
 from mmjax.train.writers import read_history
+
+__all__ = ["Arm", "call", "cores", "machine", "run_arms"]
 
 # Arms and seeds compile the same programs.
 CACHE = {"JAX_COMPILATION_CACHE_DIR": str(pathlib.Path(tempfile.gettempdir()) / f"mmjax-jax-cache-{os.getuid()}")}
@@ -86,8 +91,8 @@ def run_arms(arms: Sequence[Arm], workdir: pathlib.Path, *, at_once: int = 1) ->
     if len(set(places)) != len(places):
         raise ValueError("two arms share a name and a seed")
     free: SimpleQueue[set[int]] = SimpleQueue()
-    for cores in shares(sorted(os.sched_getaffinity(0)), at_once):
-        free.put(cores)
+    for share in shares(sorted(os.sched_getaffinity(0)), at_once):
+        free.put(share)
 
     def run(arm: Arm, digest: str) -> dict[str, Any]:
         cores = free.get()

@@ -17,12 +17,10 @@ from typing import Any
 import numpy as np
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))  # what experiments share
-sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "benchmarks"))  # its _table
 
 import plot
-from _arms import Arm, call, run_arms
+from _arms import Arm, call, cores, machine, run_arms
 from _summary import fill, half_width, markdown, signed
-from _table import cores, machine
 
 from mmjax.core import files
 from mmjax.data.scenes.noise import KINDS

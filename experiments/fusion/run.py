@@ -15,12 +15,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))  # what experiments share
-sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "benchmarks"))  # its _table
 
 import plot
-from _arms import Arm, run_arms
+from _arms import Arm, cores, machine, run_arms
 from _summary import fill, half_width, markdown, signed
-from _table import cores, machine
 
 from mmjax.core import files
 
