@@ -93,7 +93,7 @@ def train(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
         opened.callback(logs.close)
         dropped = ledger.Ledger(workdir, resumed, writes=jax.process_index() == 0)
         opened.callback(dropped.close)
-        evaluation = reporting.Evaluation(workdir, system, mesh, evaluators, logs, resumed, total)
+        evaluation = reporting.Evaluation(workdir, system, mesh, evaluators, logs, resumed, total, every.evaluate)
         offset, reached = 0, resumed is None
         for name, stage in stages.items():
             if not reached and meta["stage"] != name:

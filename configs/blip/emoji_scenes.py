@@ -105,15 +105,20 @@ def get_config(variant: str = "") -> ConfigDict:
     c.writers = ("jsonl", "csv")
     c.report = ("test_captions",)
     if smoke:
-        c.data.batch_size, c.data.workers = 8, 0
-        c.system.queue = 32
-        c.tokenizer.train_on = "emoji_scenes:train?length=100&parts=captions"
-        for tower in ("img", "txt"):
-            c.system[tower].width, c.system[tower].depth, c.system[tower].heads = 32, 1, 2
-        for name in c.stages:
-            c.stages[name].steps, c.stages[name].warmup = 2, 1
-        del c.evals.test_retrieval
-        c.evals.test_captions.data = "emoji_scenes:test?length=8"
-        c.evals.test_captions.settings = {"beams": 1, "max_length": 8}
-        c.every = ConfigDict({"log": 1, "save": 2, "evaluate": 0})
+        _shrink(c)
     return c
+
+
+def _shrink(c: ConfigDict) -> None:
+    """A model for seconds on a CPU, a few steps."""
+    c.data.batch_size, c.data.workers = 8, 0
+    c.system.queue = 32
+    c.tokenizer.train_on = "emoji_scenes:train?length=100&parts=captions"
+    for tower in ("img", "txt"):
+        c.system[tower].width, c.system[tower].depth, c.system[tower].heads = 32, 1, 2
+    for name in c.stages:
+        c.stages[name].steps, c.stages[name].warmup = 2, 1
+    del c.evals.test_retrieval
+    c.evals.test_captions.data = "emoji_scenes:test?length=8"
+    c.evals.test_captions.settings = {"beams": 1, "max_length": 8}
+    c.every = ConfigDict({"log": 1, "save": 2, "evaluate": 0})
