@@ -101,9 +101,7 @@ def get_config(variant: str = "") -> ConfigDict:
         }
     )
     c.every = ConfigDict({"log": 25, "save": 300, "evaluate": 0})
-    c.keep = 2
-    c.writers = ("jsonl", "csv")
-    c.report = ("test_captions",)
+    c.keep, c.writers, c.report = 2, ("jsonl", "csv"), ("test_captions",)
     if smoke:
         _shrink(c)
     return c
