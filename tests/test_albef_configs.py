@@ -23,7 +23,7 @@ from mmjax.train.writers import read_history
 ALBEF = pathlib.Path(__file__).parent.parent / "configs" / "albef"
 NAMES = sorted(path.stem for path in ALBEF.glob("[a-z]*.py"))
 STEPS = 30
-CHANGES = (f"--config.stages.scenes.steps={STEPS - 2}", "--config.every.save=4", "--config.keep=99")
+CHANGES = (f"--config.stages.scenes.steps={STEPS - 4}", "--config.every.save=4", "--config.keep=99")
 
 
 @pytest.mark.parametrize("name", NAMES)

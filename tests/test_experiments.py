@@ -108,9 +108,13 @@ def test_threshold_at_which_the_worse_share_is_best():
 
 def test_equal_time_gives_steps_by_their_cost():
     run = module("fusion_cost/run.py")
-    arm = run.arm("coca", 1000, 1, smoke=False)
-    config = configs.plain(configs.load(arm.config, arm.arguments()))
-    assert [stage["steps"] for stage in config["stages"].values()] == [300, 700] and config["seed"] == 1
+    costs = {"coca": {"names": 0.3, "scenes": 0.3}, "albef": {"names": 0.3, "words": 0.3, "scenes": 0.6}}
+    steps = run.stage_steps(300, costs)
+    assert steps == {"coca": {"names": 300, "scenes": 700}, "albef": {"names": 300, "words": 200, "scenes": 250}}
+    for system, counts in steps.items():
+        arm = run.arm(system, counts, 1, smoke=False)
+        config = configs.plain(configs.load(arm.config, arm.arguments()))
+        assert {name: stage["steps"] for name, stage in config["stages"].items()} == counts and config["seed"] == 1
     sizes = [configs.plain(configs.load(run.config(name, False)))["system"] for name in ("coca", "albef")]
     for key in ("image_size", "patch", "patch_stride", "width", "depth", "heads"):
         assert sizes[0]["img"][key] == sizes[1]["img"][key], key

@@ -26,7 +26,8 @@ from mmjax.core import files
 
 HERE = pathlib.Path(__file__).resolve().parent
 CONFIGS = HERE.parents[1] / "configs"
-NAMES_SHARE = 0.3  # of the steps, in the stage with one kind of thing
+# Shares of the seconds that the stages get. ALBEF's first two train masked words alone.
+SHARES = {"coca": {"names": 0.3, "scenes": 0.7}, "albef": {"names": 0.3, "words": 0.2, "scenes": 0.5}}
 # Way of ranking -> (arm, prefix of its metrics)
 WAYS = {"CoCa, cosine": ("coca", "scenes_retrieval/"), "ALBEF, cosine": ("albef", "scenes/cosine/"),
         "ALBEF, re-ranked": ("albef", "scenes/")}  # fmt: skip
@@ -38,21 +39,32 @@ def config(system: str, smoke: bool) -> str:
     return str(CONFIGS / system / "emoji_scenes.py") + (":smoke" if smoke else "")
 
 
-def step_cost(workdir: pathlib.Path, smoke: bool) -> dict[str, Any]:
-    """What step_cost.py found on one core, measured once."""
-    kept = workdir / "step_cost.json"
+def step_cost(workdir: pathlib.Path, stage: str, smoke: bool) -> dict[str, Any]:
+    """What step_cost.py found on one core, measured once, for a stage of ALBEF beside CoCa's last."""
+    kept = workdir / f"step_cost_{stage}.json"
     if not kept.is_file():
         workdir.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, str(HERE / "step_cost.py"), config("coca", smoke), config("albef", smoke)]
         rounds = ["--rounds", "2", "--steps", "1"] if smoke else ["--rounds", "8"]
-        call([*command, *rounds, "--json", str(kept)], workdir / "step_cost.log", {min(os.sched_getaffinity(0))})
+        call(
+            [*command, *rounds, "--stage1", stage, "--json", str(kept)],
+            kept.with_suffix(".log"),
+            {min(os.sched_getaffinity(0))},
+        )
     return json.loads(kept.read_text(encoding="utf-8"))
 
 
-def arm(system: str, steps: int, seed: int, smoke: bool) -> Arm:
-    """A training of so many steps, judged on 500 scenes."""
-    names = max(1, round(NAMES_SHARE * steps))
-    changes = [f"stages.names.steps={names}", f"stages.scenes.steps={max(1, steps - names)}"]
+def stage_steps(seconds: float, costs: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, int]]:
+    """System -> stage -> steps that fit in its share of the seconds; `costs`: system -> stage -> seconds a step."""
+    return {
+        system: {stage: max(1, round(share * seconds / costs[system][stage])) for stage, share in shares.items()}
+        for system, shares in SHARES.items()
+    }
+
+
+def arm(system: str, steps: Mapping[str, int], seed: int, smoke: bool) -> Arm:
+    """A training of so many steps in each stage, judged on 500 scenes."""
+    changes = [f"stages.{stage}.steps={count}" for stage, count in steps.items()]
     if not smoke:
         evaluator = {"coca": "scenes_retrieval", "albef": "scenes"}[system]
         changes.append(f"evals.{evaluator}.data=emoji_scenes:val?size=64&length=500")
@@ -82,7 +94,7 @@ def section(data: Mapping[str, Any]) -> str:
             "parameters": f"{sum(one['parameters'].values()):,}",
             "step, s of processor": f"{one['cpu']:.3f}",
             "step, s": f"{one['wall']:.3f}",
-            "steps": data["steps"][name],
+            "steps": " + ".join(f"{count:,}" for count in data["steps"][name].values()),
             "in training, s": f"{statistics.fmean(run['train_s'] for run in runs if run['arm'] == name):.0f}",
         }
         for name, one in zip(("coca", "albef"), cost["sides"], strict=True)
@@ -101,7 +113,8 @@ def section(data: Mapping[str, Any]) -> str:
         "### A step",
         markdown(costs),
         f"ALBEF's step over CoCa's, batches of 64, alternating on one core: {ratio['cpu']} in seconds of the "
-        f"processor, {ratio['wall']} in seconds (median, lowest and highest round).",
+        f"processor, {ratio['wall']} in seconds (median, lowest and highest round). Masked words alone take ALBEF "
+        f"{data['words_alone_s']:.3f} s.",
         f"### After {data['seconds']:.0f} seconds of training each, % of 500 unseen scenes",
         markdown(ranked),
         f"CoCa, text → image R@1, by seed: {'; '.join(lines)} (points).",
@@ -122,9 +135,11 @@ def main() -> None:
     workdir = (args.workdir or pathlib.Path("runs/fusion_cost_smoke" if args.smoke else "runs/fusion_cost")).absolute()
     out = args.out or (workdir / "out" if args.smoke else HERE)
     count = args.seeds or (1 if args.smoke else 3)
-    cost = step_cost(workdir, args.smoke)
-    sides = dict(zip(("coca", "albef"), cost["sides"], strict=True))
-    steps = {name: 4 if args.smoke else round(args.seconds / one["wall"]) for name, one in sides.items()}
+    cost, words = (step_cost(workdir, stage, args.smoke) for stage in ("scenes", "names"))
+    coca, albef = (one["wall"] for one in cost["sides"])
+    alone = words["sides"][1]["wall"]
+    costs = {"coca": {"names": coca, "scenes": coca}, "albef": {"names": alone, "words": alone, "scenes": albef}}
+    steps = stage_steps(0.0 if args.smoke else args.seconds, costs)
     arms = [arm(name, steps[name], seed, args.smoke) for seed in range(count) for name in steps]
     data = {
         "title": "CoCa and ALBEF at equal wall time",
@@ -133,6 +148,7 @@ def main() -> None:
         "seeds": count,
         "steps": steps,
         "step_cost": cost,
+        "words_alone_s": alone,
         "runs": [{key: value for key, value in run.items() if key != "config"}
                  for run in run_arms(arms, workdir, at_once=args.at_once)],
     }  # fmt: skip
