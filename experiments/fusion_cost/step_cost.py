@@ -4,12 +4,12 @@
         --set0 system.img.width=192 --set1 system.img.width=192 [--stage0 scenes] [--stage1 scenes] [--batch 64]
         [--rounds 6] [--steps 4] [--json FILE]
 
-Both steps are those that `mmjax train` runs (last stage of each config unless told: losses, gradients, optimizer, teacher and
-queue where there are some), on a batch of the config's own data, made once. Both are compiled and warmed up in one
-process; then they alternate, `--steps` steps of one, `--steps` of the other, every second round in the opposite order.
-`cpu s` is the processor time of all threads, which a busy neighbour disturbs less than `wall s`; both are medians
-over the rounds, a step. `ratio` is the second's over the first's in the same round: median, lowest and highest. Above
-1, the first is cheaper.
+Both steps are those that `mmjax train` runs (last stage of each config unless told: losses, gradients, optimizer,
+teacher and queue where there are some), on a batch of the config's own data, made once. Both are compiled and warmed up
+in one process; then they alternate, `--steps` steps of one, `--steps` of the other, every second round in the opposite
+order. `cpu s` is the processor time of all threads, which a busy neighbour disturbs less than `wall s`; both are
+medians over the rounds, a step. `ratio` is the second's over the first's in the same round: median, lowest and highest.
+Above 1, the first is cheaper.
 
 Equal size is up to the two configs: the table gives the parameters of each top-level module. `--set0`, `--set1` change
 the first and the second config (several times; without the leading `config.`), `--batch` the batches of both.
