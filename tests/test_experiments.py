@@ -141,7 +141,7 @@ def test_smoke_form_once_and_again(name, runs, tmp_path):
     assert said[0].count("begins") == runs and "begins" not in said[1]
     assert (out / f"{name}.png").stat().st_size > 10_000
     readme = (out / "README.md").read_text()
-    assert (out / "results" / f"{name}.md").read_text().strip() in readme and "Not run yet" not in readme
+    assert (out / "results" / f"{name}.md").read_text().strip() in readme and "ot run yet" not in readme
     data = json.loads((out / "results" / f"{name}.json").read_text())
     if name == "capfilt":
         assert data["seeds"][0]["counts"]["web"] == 5 * 72 and set(data["seeds"][0]["curve"]) >= {"precision"}

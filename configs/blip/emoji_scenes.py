@@ -87,7 +87,7 @@ def get_config(variant: str = "") -> ConfigDict:
     if form == "captioner":
         c.stages = ConfigDict({form: {**stage, "lr": 1e-3, "steps": 400, "tasks": ("lm",)}})
     elif form == "filter":
-        c.stages = ConfigDict({form: {**stage, **taught, "lr": 1e-3, "steps": 2_500, "tasks": ("itc", "itm")}})
+        c.stages = ConfigDict({form: {**stage, **taught, "lr": 1e-3, "steps": 3_300, "tasks": ("itc", "itm")}})
     how = {"beams": 3, "max_length": 24, "min_length": 10}
     c.evals = ConfigDict(
         {
