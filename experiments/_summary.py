@@ -1,5 +1,6 @@
 """What experiments share to sum up their runs: intervals over seeds, tables in Markdown, a README's results."""
 
+import json
 import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,22 @@ def half_width(values: Sequence[float], level: float = 0.95) -> float | None:
         return None
     quantile = float(scipy.stats.t.ppf((1 + level) / 2, len(values) - 1))
     return quantile * statistics.stdev(values) / len(values) ** 0.5
+
+
+def mean(values: Sequence[float], scale: float = 1.0, digits: int = 1) -> str:
+    """'81.2 ± 1.0', or '81.2' of one value; with Student's interval."""
+    half = half_width([scale * value for value in values])
+    return f"{scale * statistics.fmean(values):.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
+
+
+def write(out: pathlib.Path, name: str, data: Mapping[str, Any], text: str) -> None:
+    """results/NAME.json and .md, the README's section where there is one, and the text on the screen."""
+    (out / "results").mkdir(parents=True, exist_ok=True)
+    files.write_text(out / "results" / f"{name}.json", json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+    files.write_text(out / "results" / f"{name}.md", text + "\n")
+    if (out / "README.md").is_file():
+        fill(out / "README.md", text)
+    print(text)
 
 
 def signed(value: float, half: float | None, digits: int = 1) -> str:

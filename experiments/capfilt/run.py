@@ -11,7 +11,7 @@ import pathlib
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))  # what experi
 
 import plot
 from _arms import Arm, call, cores, machine, run_arms
-from _summary import fill, half_width, markdown, signed
+from _summary import half_width, markdown, mean, signed, write
 
 from mmjax.core import files
 from mmjax.data.scenes.noise import KINDS
@@ -165,12 +165,6 @@ def curve(found: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
     return out
 
 
-def mean(values: Sequence[float], scale: float = 1.0, digits: int = 1) -> str:
-    """'81.2 ± 1.0', or '81.2' of one value."""
-    half = half_width([scale * value for value in values])
-    return f"{scale * statistics.fmean(values):.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
-
-
 ARMS = {"noisy": f"web captions, {NOISE:.0%} wrong", "captioner": "the same, its writing trained on with clean ones",
         "cleaned": "what CapFilt kept, and wrote", "true": "the web's pictures, every caption true"}  # fmt: skip
 CAPTIONS = {"CIDEr": "CIDEr-D", "Bleu_4": "BLEU-4", "ROUGE_L": "ROUGE-L"}
@@ -237,11 +231,8 @@ def main() -> None:
         found.append(one_seed(seed, sizes, workdir))
         data = {"title": "CapFilt on emoji scenes", "machine": machine("jax"), "noise": NOISE, "seeds": found}
         files.write_text(out / "results" / "capfilt.json", json.dumps(data, indent=1, ensure_ascii=False) + "\n")
-    files.write_text(out / "results" / "capfilt.md", section(data) + "\n")
-    if (out / "README.md").is_file():
-        fill(out / "README.md", section(data))
+    write(out, "capfilt", data, section(data))
     plot.draw(out)
-    print(section(data))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))  # what experi
 
 import plot
 from _arms import Arm, cores, machine, run_arms
-from _summary import fill, half_width, markdown, signed
+from _summary import half_width, markdown, signed, write
 
 from mmjax.core import files
 
@@ -190,13 +190,8 @@ def main() -> None:
         "rows": list(rows(results)),
         "runs": [{key: value for key, value in result.items() if key != "config"} for result in results],
     }
-    (out / "results").mkdir(parents=True, exist_ok=True)
-    files.write_text(out / "results" / "fusion.json", json.dumps(data, indent=1, ensure_ascii=False) + "\n")
-    files.write_text(out / "results" / "fusion.md", section(data) + "\n")
-    if (out / "README.md").is_file():
-        fill(out / "README.md", section(data))
+    write(out, "fusion", data, section(data))
     plot.draw(out)
-    print(section(data))
 
 
 if __name__ == "__main__":

@@ -13,16 +13,14 @@ import os
 import pathlib
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))  # what experiments share
 
 import plot
 from _arms import Arm, call, cores, machine, run_arms
-from _summary import fill, half_width, markdown, signed
-
-from mmjax.core import files
+from _summary import half_width, markdown, mean, signed, write
 
 HERE = pathlib.Path(__file__).resolve().parent
 CONFIGS = HERE.parents[1] / "configs"
@@ -71,12 +69,6 @@ def arm(system: str, steps: Mapping[str, int], seed: int, smoke: bool) -> Arm:
     return Arm(system, config(system, smoke), tuple(changes), seed)
 
 
-def side(values: Sequence[float]) -> str:
-    """'41.2 ± 2.0' in percent."""
-    half = half_width([100 * value for value in values])
-    return f"{100 * statistics.fmean(values):.1f}" + ("" if half is None else f" ± {half:.1f}")
-
-
 def metrics(data: Mapping[str, Any], way: str, metric: str) -> list[float]:
     """A metric by seed."""
     system, prefix = WAYS[way]
@@ -100,7 +92,8 @@ def section(data: Mapping[str, Any]) -> str:
         for name, one in zip(("coca", "albef"), cost["sides"], strict=True)
     ]
     ranked = [
-        {"ranked by": way, **{shown: side(metrics(data, way, name)) for name, shown in METRICS.items()}} for way in WAYS
+        {"ranked by": way, **{shown: mean(metrics(data, way, name), 100) for name, shown in METRICS.items()}}
+        for way in WAYS
     ]
     lines = []
     for way in ("ALBEF, cosine", "ALBEF, re-ranked"):
@@ -152,13 +145,8 @@ def main() -> None:
         "runs": [{key: value for key, value in run.items() if key != "config"}
                  for run in run_arms(arms, workdir, at_once=args.at_once)],
     }  # fmt: skip
-    (out / "results").mkdir(parents=True, exist_ok=True)
-    files.write_text(out / "results" / "fusion_cost.json", json.dumps(data, indent=1, ensure_ascii=False) + "\n")
-    files.write_text(out / "results" / "fusion_cost.md", section(data) + "\n")
-    if (out / "README.md").is_file():
-        fill(out / "README.md", section(data))
+    write(out, "fusion_cost", data, section(data))
     plot.draw(out)
-    print(section(data))
 
 
 if __name__ == "__main__":
