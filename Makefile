@@ -27,7 +27,7 @@ test: .venv/.dev  ## all tests but the slow ones and parity
 	$(PYTEST) -n $(WORKERS) -m "not slow and not parity"
 
 test-slow: .venv/.dev  ## the tests that take minutes
-	$(PYTEST) -m "slow and not parity" --durations=10
+	$(PYTEST) -n $(WORKERS) -m "slow and not parity" --durations=10
 
 parity: .venv/.parity  ## live comparison with torch implementations
 	$(PYTEST) -m parity --durations=10

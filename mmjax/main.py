@@ -23,7 +23,7 @@ from mmjax.train import checkpoint, loop, progress, writers
 from mmjax.train.optim import learning_rate, make_optimizer
 from mmjax.train.stage import Stage, make_stage
 from mmjax.train.state import State, begin
-from mmjax.train.step import train_step
+from mmjax.train.step import train_step, with_tasks
 
 # What may differ between a run and its continuation: it changes no number that training computes.
 FREE = ("title", "mesh", "every", "keep", "writers", "report", "evals", "init")
@@ -34,8 +34,7 @@ def train(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
     """Trains all stages of a config in a work directory, continuing what is there, and returns the final metrics.
 
     Writes checkpoints/, metrics.jsonl, ledger.jsonl (what of the data could not be used), metrics.json, report.html and
-    PNGs. Killed at any moment and started again, it
-    goes on from the last complete checkpoint and ends with the same bits.
+    PNGs. Killed and started again, it goes on from the last complete checkpoint and ends with the same bits.
 
     Raises:
       UserError: a mistake in the config, or a work directory of another run.
@@ -60,6 +59,8 @@ def train(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
     tokenizer = inputs.make_tokenizer(config["tokenizer"], directory / "tokenizer" if begun else None)
     inputs.check_vocabulary(config, tokenizer)
     system = systems.build(config["system"])
+    for stage in stages.values():
+        with_tasks(system, stage)
     evaluators = inputs.make_evaluators(config, tokenizer)
     pipelines = {name: inputs.make_pipeline(config, stage.data, tokenizer, mesh) for name, stage in stages.items()}
     every = loop.Every(**config.get("every", {}))
@@ -92,7 +93,7 @@ def train(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
         opened.callback(logs.close)
         dropped = ledger.Ledger(workdir, resumed, writes=jax.process_index() == 0)
         opened.callback(dropped.close)
-        evaluation = reporting.Evaluation(workdir, system, mesh, evaluators, logs, resumed, total)
+        evaluation = reporting.Evaluation(workdir, system, mesh, evaluators, logs, resumed, total, every.evaluate)
         offset, reached = 0, resumed is None
         for name, stage in stages.items():
             if not reached and meta["stage"] != name:

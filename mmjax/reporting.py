@@ -32,6 +32,7 @@ class Evaluation:
       resumed: the step that the run goes on from. If metrics.jsonl holds its evaluation, that is not logged twice, and
         only made again at the last step, for the report.
       total: the last step.
+      every: steps between evaluations; 0: at the last one alone, whatever stages end before.
     """
 
     def __init__(
@@ -43,17 +44,18 @@ class Evaluation:
         logs: MetricWriter,
         resumed: int | None,
         total: int,
+        every: int = 0,
     ) -> None:
         self.metrics: dict[str, float] = {}
         self.predictor = Predictor(system, {}, mesh=mesh)
-        self._evaluators, self._logs, self._total = evaluators.values(), logs, total
+        self._evaluators, self._logs, self._total, self._every = evaluators.values(), logs, total, every
         rows = read_history(workdir / "metrics.jsonl") if resumed is not None else []
         names = [name for row in rows if row["step"] == resumed for name in row]
         logged = all(any(name.startswith(f"{e.name}/") for name in names) for e in self._evaluators)
         self._logged = processes.agree(resumed if logged else None)  # all evaluate, or none
 
     def __call__(self, step: int, variables: Mapping[str, Any]) -> None:
-        if step == self._logged != self._total:
+        if step != self._total and (step == self._logged or not self._every):
             return
         self.predictor = self.predictor.replace(variables)
         self.metrics = {name: value for e in self._evaluators for name, value in e.run(self.predictor)}

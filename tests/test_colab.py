@@ -7,9 +7,33 @@ import nbclient
 import nbformat
 import pytest
 
+from mmjax import checks
+from mmjax.core.config import load, plain
+
 ROOT = pathlib.Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "colab").glob("*.ipynb"))
-TINY = {"STEPS": 3, "BATCH_SIZE": 16, "WIDTH": 4, "PICTURES": 32}
+# For each notebook: small settings, how many pictures it shows then, and parts of what it prints.
+RUNS = (
+    (
+        "clip",
+        {"STEPS": 3, "BATCH_SIZE": 16, "WIDTH": 4, "PICTURES": 32},
+        3 + 1 + 1 + 1 + 4 + 1 + 1 + 1,  # styles, views, scenes, loss, searches, names, matrix, plane
+        ("stage train: 3 steps", "fluent, new/image_to_text_R@1", "32 pictures, 128 numbers", "a red fruit"),
+    ),
+    (
+        "captioning_and_retrieval",
+        {"FIRST_STEPS": 2, "WRITING_STEPS": 2, "STEPS": 3, "BATCH_SIZE": 8, "WIDTH": 16, "PICTURES": 20},
+        1 + 1 + 1 + 1 + 4 + 1 + 1 + 1,  # scenes, wrong captions, loss, written, searches, histograms, curves, filtered
+        (
+            "stage names: 2",
+            "stage scenes: 3",
+            "val_captions/CIDEr",
+            "a true caption",
+            "100 texts",
+            "true among the kept",
+        ),
+    ),
+)
 
 
 def tagged(notebook: nbformat.NotebookNode, tag: str) -> int:
@@ -53,15 +77,37 @@ def test_committed_without_outputs(path):
     assert titles[0].startswith("# ") and len(titles) > 5
 
 
+def cell(name: str, tag: str) -> str:
+    """The source of a notebook's tagged cell."""
+    notebook = nbformat.read(ROOT / "colab" / f"{name}.ipynb", as_version=4)
+    return notebook.cells[tagged(notebook, tag)].source
+
+
+def test_captioning_trains_the_repository_s_config():
+    """The package has no configs/, so the notebook holds the mapping: with its own settings, that of the config."""
+    name = "captioning_and_retrieval"
+    made: dict = {}
+    exec(cell(name, "parameters") + "\n" + cell(name, "config"), made)
+    ours, theirs = plain(made["config"]), plain(load(ROOT / "configs" / "blip" / "emoji_scenes.py"))
+    checks.check_config(ours)
+    for part in ("seed", "system", "tokenizer", "data", "stages"):
+        assert ours[part] == theirs[part], part
+    assert list(ours["stages"]) == list(theirs["stages"])
+
+
 @pytest.mark.slow
-def test_clip(tmp_path, monkeypatch):
-    """Trains three steps, then runs again with that checkpoint in the place of training."""
-    trained = run(ROOT / "colab" / "clip.ipynb", TINY, tmp_path, monkeypatch)
-    printed, pictures = outputs(trained)
-    assert pictures == 3 + 1 + 1 + 1 + 4 + 1 + 1 + 1  # styles, views, scenes, loss, searches, names, matrix, plane
-    for part in ("stage train: 3 steps", "fluent, new/image_to_text_R@1", "32 pictures, 128 numbers", "a red fruit"):
+@pytest.mark.parametrize("name, settings, pictures, parts", RUNS, ids=[name for name, *_ in RUNS])
+def test_trains_and_loads(name, settings, pictures, parts, tmp_path, monkeypatch):
+    """Trains a few steps, then runs again with that checkpoint in the place of training."""
+    path = ROOT / "colab" / f"{name}.ipynb"
+    made: dict = {}
+    exec(cell(name, "parameters"), made)
+    trained = run(path, settings, tmp_path, monkeypatch)
+    printed, shown = outputs(trained)
+    assert shown == pictures
+    for part in parts:
         assert part in printed
     assert "Traceback" not in printed and "Error" not in printed
-    loaded = run(ROOT / "colab" / "clip.ipynb", {**TINY, "CHECKPOINT": "runs/notebook"}, tmp_path, monkeypatch)
-    printed, again = outputs(loaded)
-    assert again == pictures and "stage train" not in printed
+    loaded = run(path, {**settings, "CHECKPOINT": made["WORKDIR"]}, tmp_path, monkeypatch)
+    printed, shown = outputs(loaded)
+    assert shown == pictures and "stage" not in printed

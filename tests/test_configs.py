@@ -186,5 +186,6 @@ def test_the_336_pixel_epoch_begins_with_the_224_pixel_weights(tmp_path):
 def test_cocas_smoke_trains(name, tmp_path):
     main.train(configs.load(f"{ROOT}/configs/coca/{name}.py:smoke"), tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if "loss" in row]
     assert len(rows) >= 3 and all(math.isfinite(row["loss"]) for row in rows)
     assert ("caption" in rows[0]) == (name != "vqa")

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from mmjax import initial, systems
+from mmjax import initial, inputs, systems
 from mmjax.checks import check_trained
 from mmjax.commands import models
 from mmjax.core import sharding as shd
@@ -236,3 +236,11 @@ def test_mistakes(init: object, system: dict, message: str, saved: pathlib.Path)
         init = [{"path": path, **item} if isinstance(item, dict) else item for item in init]
     with pytest.raises(UserError, match=message):
         begin(init, {**SYSTEM, **system})
+
+
+def test_blocks_that_compute_the_same_may_begin_and_train_otherwise() -> None:
+    img, txt = {"image_size": 16, "patch": 8}, {"vocab": 40, "length": 6, "mask_id": 4}
+    there = {"name": "beit3", "tasks": ("mdm",), "width": 16, "depth": 2, "heads": 2, "img": img, "txt": txt}
+    inputs.check_same_computation("A", there, {**there, "init_std": 0.1, "drop_path": 0.2})
+    with pytest.raises(UserError, match=r"A is of another system: fusion\.spec\.heads: 2 there, 4 here;"):
+        inputs.check_same_computation("A", there, {**there, "heads": 4, "init_std": 0.1})

@@ -73,10 +73,13 @@ def test_evaluate_and_search(demo_run, tmp_path, monkeypatch, capsys):
 def test_write_and_clean_take_these_arguments():
     """Models that write take minutes to train: the commands are parsed here, and run in their own tests."""
     commands = section("Write and clean")
-    assert [words[1] for words in commands] == ["generate", "capfilt"]
-    for words in commands:
+    assert [words[1] for words in commands] == ["train", "generate", "capfilt"]
+    (_, _, *train), *others = commands
+    assert (ROOT / train[train.index("--config") + 1]).is_file()
+    workdir = train[train.index("--workdir") + 1]
+    for words in others:
         args = cli.make_parser(words[1]).parse_args(words[1:])
-        assert str(getattr(args, "captioner", "")) + str(getattr(args, "checkpoint", "")) == "runs/captioner"
+        assert str(getattr(args, "captioner", "")) + str(getattr(args, "checkpoint", "")) == workdir
 
 
 def test_there_are_examples():

@@ -2,7 +2,9 @@
 
     mmjax train --config configs/albef/emoji_scenes.py --workdir runs/albef_scenes
 
-Hardware: two CPU cores. Time, losses and retrieval: not measured.
+Hardware: a CPU. A step takes 0.3 s of one core (AMD EPYC) with masked words alone and 0.6 s with all three losses. The
+run as it stands is not measured; without the stage `words`, R@1 among 200 scenes was 15.7 % from text to image and
+30.5 % from image to text by cosine, and 11.0 and 19.5 % after re-ranking: matching had only begun to learn (0.59 nats).
 
 Judged on 200 held-out scenes and their 1,000 captions (`scenes`): of each the 32 nearest by cosine, put in order by the
 matching head; `scenes/cosine/...` is the order by cosine alone.
@@ -27,28 +29,41 @@ def get_config(variant: str = "") -> ConfigDict:
         "name": "albef",
         "task": "pretrain",
         "embed_dim": 128,
-        "queue": 2048,
+        "queue": 256,
         "alpha": 0.4,
-        "alpha_steps": 200,
+        "alpha_steps": 2000,
+        "hard_negatives": True,
         "mask_id": 4,
-        "img": {"image_size": SIZE, "patch": 8, "width": 128, "depth": 4, "heads": 4},
-        "txt": {"vocab": 640, "length": 40, "width": 128, "depth": 4, "heads": 4, "cross_from": 2},
+        "mask_rate": 0.75,  # 0.15 in the paper; in so short a run names must be guessed more often
+        # A patch of 16 pixels sees a small sprite whole; they overlap by a quarter.
+        "img": {"image_size": SIZE, "patch": 16, "patch_stride": 12, "width": 128, "depth": 3, "heads": 4},
+        "txt": {"vocab": 640, "length": 40, "width": 128, "mlp_dim": 256, "depth": 4, "heads": 4, "cross_from": 2,
+                "init_std": 0.07},
     })  # fmt: skip
-    c.tokenizer = ConfigDict({"kind": "wordpiece", "train_on": "emoji_scenes:train?length=2000", "vocab_size": 640})
+    c.tokenizer = ConfigDict(
+        {"kind": "wordpiece", "train_on": "emoji_scenes:train?length=2000&parts=captions", "vocab_size": 640}
+    )
     # No mirror images: captions say left and right.
     c.data = ConfigDict({
         "train": f"emoji_scenes:train?size={SIZE}",
         "batch_size": 64,
-        "image": {"preset": "none", "scale": (0.85, 1.0)},
+        "image": {"preset": "none"},
         "text": {"forms": {"text": 1.0}},
-        "text_buckets": (16, 24, 32),
+        "text_length": 24,
         "eval_image": {"mode": "square"},
         "workers": 1,
     })  # fmt: skip
     c.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
+    # τ is a small number: its rate is scaled down, as in configs/blip/emoji_scenes.py (not compared without).
+    stage = {"lr": 1.5e-3, "b2": 0.98, "weight_decay": 0.02, "clip": 1.0, "warmup": 50}
+    # What is meant by a name is learned soonest where nothing else could be; and masked words, which are cheap, before
+    # all three losses at once.
+    words = {**stage, "schedule": "constant", "tasks": ("mlm",)}
     c.stages = ConfigDict({
-        "train": {"steps": 600, "lr": 5e-4, "end_lr": 1e-5, "warmup": 60, "weight_decay": 0.02, "clip": 1.0,
-                  "teacher": ("(img|txt)/.*", "(img|txt)_proj/.*"), "teacher_decay": 0.98},
+        "names": {**words, "steps": 1500, "data": {"train": f"emoji_scenes:train?size={SIZE}&kinds=1"}},
+        "words": {**words, "steps": 1000},
+        "scenes": {**stage, "lr": 1e-3, "steps": 900, "lr_scale": (("tau", 0.01),),
+                   "teacher": ("(img|txt)/.*", "(img|txt)_proj/.*"), "teacher_decay": 0.98},
     })  # fmt: skip
     c.evals = ConfigDict({
         "scenes": {"kind": "rerank", "data": f"emoji_scenes:val?size={SIZE}&length=200", "nearest": 32},
@@ -59,10 +74,12 @@ def get_config(variant: str = "") -> ConfigDict:
     c.report = ("scenes",)
     if variant == "smoke":
         c.data.batch_size, c.data.workers = 16, 0
+        c.tokenizer.train_on = "emoji_scenes:train?length=400&parts=captions"
         c.system.queue, c.system.embed_dim = 64, 16
         c.system.img.width, c.system.img.depth, c.system.txt.width = 32, 1, 32
         c.system.txt.depth, c.system.txt.cross_from = 2, 1
         c.evals.scenes.data, c.evals.scenes.nearest = "emoji_scenes:val?length=16", 4
-        c.stages.train.steps, c.stages.train.warmup = 4, 1
+        for name in c.stages:
+            c.stages[name].steps, c.stages[name].warmup = 2, 1
         c.every = ConfigDict({"log": 1, "save": 2, "evaluate": 0})
     return c

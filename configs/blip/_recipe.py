@@ -1,9 +1,10 @@
 """How BLIP was trained (Li et al. 2022; released code), shared by the configs beside this file. Not a config itself.
 
-AdamW with weight decay 0.05 on every parameter. Pre-training: 20 epochs, warm-up from 1e-6 over 3,000 steps; the rate
-then falls by 0.9 each epoch in the code (0.85 in the paper) and as a cosine here, which ends at the same order. Images
-are cropped (20 to 100 % of the area; 50 to 100 % in fine-tuning) and mirrored; the code's RandAugment (two operations
-of strength 5, without colour) is left out. Texts are lower case, without most marks, 30 words at most.
+AdamW with weight decay 0.05 on every parameter. Pre-training: 20 epochs, warm-up from 1e-6 over 3,000 steps (from 0
+here); the rate then falls by 0.9 each epoch in the code (0.85 in the paper), here a little at every step. Images are
+cropped (20 to 100 % of the area; 50 to 100 % in fine-tuning), mirrored, and changed by two operations of RandAugment of
+strength 5, each half of the time, none of which changes a colour. Texts are lower case, without most marks, 30 words at
+most.
 
 The vocabulary is BERT's, uncased: give a folder with its vocab.txt, --config.tokenizer.spec=wordpiece:FOLDER.
 """
@@ -34,6 +35,7 @@ def paper(
     text_length: int,
     warmup: int = 0,
     end_lr: float = 0.0,
+    schedule: str = "cosine",
     scale: tuple[float, float] = (0.5, 1.0),
     task: dict[str, Any] | None = None,
     smoke: str = "emoji_scenes:train",
@@ -44,7 +46,7 @@ def paper(
     Args:
       size: a key of SIZES in mmjax/systems/blip_sizes.py.
       variant: "" as published, or "smoke": a tiny model of the same form, three steps on generated scenes, CPU.
-      steps, lr, batch, warmup, end_lr: of the one stage.
+      steps, lr, batch, warmup, end_lr, schedule: of the one stage.
       text_length: tokens of a text.
       scale: share of an image's area that a crop keeps.
       task: see mmjax/data/tasks.py; default: pairs.
@@ -64,7 +66,7 @@ def paper(
         {
             "train": "",
             "batch_size": batch,
-            "image": {"scale": scale, "flip": 0.5},
+            "image": {"scale": scale, "flip": 0.5, "ops": 2, "magnitude": 5.0},
             "text": {},
             "text_length": text_length,
             "workers": 16,
@@ -74,7 +76,7 @@ def paper(
     if task:
         c.data.task = ConfigDict(task)
     c.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
-    stage: dict[str, Any] = {"steps": steps, "lr": lr, "warmup": warmup, "end_lr": end_lr, "schedule": "cosine"}
+    stage: dict[str, Any] = {"steps": steps, "lr": lr, "warmup": warmup, "end_lr": end_lr, "schedule": schedule}
     stage |= {"weight_decay": 0.05, "also_decay": (".*",)}
     if "pretrain" in size or "retrieval" in size:
         stage |= {"teacher": TEACHER, "teacher_decay": 0.995}

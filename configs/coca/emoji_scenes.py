@@ -3,12 +3,15 @@
     mmjax train --config configs/coca/emoji_scenes.py --workdir runs/coca_scenes
 
 Judged on scenes whose compositions training never shows: each of 500 pictures among all their captions
-(`scenes_retrieval`).
+(`scenes_retrieval`), and by the captions that it writes of 300 (`scenes_captions`). Measured, on one core (AMD EPYC, a
+step 0.3 s): from image to text R@1 23.8 %, R@10 65.4 %, from text to image 8.6 and 38.3 %; CIDEr-D 0.28.
 """
 
 from ml_collections import ConfigDict
 
 from mmjax.core.errors import UserError
+
+SIZE = 64
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -31,32 +34,42 @@ def get_config(variant: str = "") -> ConfigDict:
         "begin_id": 1,
         "end_ids": [2],
         "scale_init": 20.0,
-        "img": {"image_size": 48, "patch": 6, "depth": 4, "cls": False, "patch_bias": True, "norm_pre": False,
-                "pool": "none", "norm_post": "all", **blocks},
-        "txt": {"vocab": 500, "length": 40, "depth": 2, **blocks},
+        "img": {"image_size": SIZE, "patch": 16, "patch_stride": 12, "depth": 3, "cls": False,
+                "patch_bias": True, "norm_pre": False, "pool": "none", "norm_post": "all", **blocks},
+        "txt": {"vocab": 500, "length": 40, "depth": 2, "mlp_dim": 256, **blocks},
         "dec": {"depth": 2},
     })  # fmt: skip
     c.tokenizer = ConfigDict({"train_on": "emoji_scenes:train?parts=captions&length=2000", "vocab_size": 500,
                               "normalization": "nmt_nfkc_cf"})  # fmt: skip
-    c.data = ConfigDict({"train": "emoji_scenes:train?size=48", "batch_size": 64, "text": {}, "workers": 1,
-                         "image": {"preset": "none"}, "text_buckets": (16, 24, 40)})  # fmt: skip
+    c.data = ConfigDict({"train": f"emoji_scenes:train?size={SIZE}", "batch_size": 64, "text": {}, "workers": 1,
+                         "image": {"preset": "none"}, "text_length": 24})  # fmt: skip
     c.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
-    c.stages = ConfigDict({"train": {"steps": 1500, "lr": 1.5e-3, "warmup": 100, "b2": 0.98, "eps": 1e-6,
-                                     "weight_decay": 0.05, "clip": 1.0}})  # fmt: skip
-    c.evals = ConfigDict({"scenes_retrieval": {"kind": "retrieval", "data": "emoji_scenes:val?size=48&length=500"}})
-    c.every = ConfigDict({"log": 20, "save": 250, "evaluate": 500})
+    # What is meant by a name is learned soonest where nothing else could be.
+    stage = {"lr": 2e-3, "warmup": 50, "b2": 0.98, "eps": 1e-6, "weight_decay": 0.05, "clip": 1.0}
+    c.stages = ConfigDict({
+        "names": {**stage, "steps": 700, "schedule": "constant",
+                  "data": {"train": f"emoji_scenes:train?size={SIZE}&kinds=1"}},
+        "scenes": {**stage, "steps": 2000},
+    })  # fmt: skip
+    c.evals = ConfigDict({
+        "scenes_retrieval": {"kind": "retrieval", "data": f"emoji_scenes:val?size={SIZE}&length=500"},
+        "scenes_captions": {"kind": "caption", "data": f"emoji_scenes:val?size={SIZE}&length=300",
+                            "settings": {"beams": 3, "max_length": 24, "min_length": 10}},
+    })  # fmt: skip
+    c.every = ConfigDict({"log": 20, "save": 250, "evaluate": 0})
     c.keep = 2
     c.writers = ("jsonl", "csv")
-    c.report = ("scenes_retrieval",)
+    c.report = ("scenes_retrieval", "scenes_captions")
     if variant == "smoke":
         small = {"width": 32, "heads": 2, "depth": 1}
-        c.data.batch_size, c.data.workers, c.data.text_buckets = 16, 0, ()
-        c.stages.train.steps, c.stages.train.warmup = 4, 1
+        c.data.batch_size, c.data.workers = 16, 0
+        for name in c.stages:
+            c.stages[name].steps, c.stages[name].warmup = 2, 1
         c.system.embed_dim, c.system.pool_width, c.system.queries = 32, 32, 4
         c.system.img.update(small)
         c.system.txt.update(small)
         c.system.dec.depth = 1
-        c.evals = ConfigDict()
-        c.report = ()
+        del c.evals.scenes_captions
+        c.evals.scenes_retrieval.data, c.report = "emoji_scenes:val?length=16", ("scenes_retrieval",)
         c.every = ConfigDict({"log": 1, "save": 2, "evaluate": 0})
     return c

@@ -1,14 +1,15 @@
 """What a training step of one config costs beside a step of another: CoCa's one forward pass against ALBEF's several.
 
     python experiments/fusion_cost/step_cost.py configs/coca/emoji_scenes.py configs/albef/emoji_scenes.py \
-        --set0 system.img.width=192 --set1 system.img.width=192 [--batch 64] [--rounds 6] [--steps 4] [--json FILE]
+        --set0 system.img.width=192 --set1 system.img.width=192 [--stage0 scenes] [--stage1 scenes] [--batch 64]
+        [--rounds 6] [--steps 4] [--json FILE]
 
-Both steps are those that `mmjax train` runs (first stage of each config: losses, gradients, optimizer, teacher and
-queue where there are some), on a batch of the config's own data, made once. Both are compiled and warmed up in one
-process; then they alternate, `--steps` steps of one, `--steps` of the other, every second round in the opposite order.
-`cpu s` is the processor time of all threads, which a busy neighbour disturbs less than `wall s`; both are medians
-over the rounds, a step. `ratio` is the second's over the first's in the same round: median, lowest and highest. Above
-1, the first is cheaper.
+Both steps are those that `mmjax train` runs (last stage of each config unless told: losses, gradients, optimizer,
+teacher and queue where there are some), on a batch of the config's own data, made once. Both are compiled and warmed up
+in one process; then they alternate, `--steps` steps of one, `--steps` of the other, every second round in the opposite
+order. `cpu s` is the processor time of all threads, which a busy neighbour disturbs less than `wall s`; both are
+medians over the rounds, a step. `ratio` is the second's over the first's in the same round: median, lowest and highest.
+Above 1, the first is cheaper.
 
 Equal size is up to the two configs: the table gives the parameters of each top-level module. `--set0`, `--set1` change
 the first and the second config (several times; without the leading `config.`), `--batch` the batches of both.
@@ -38,8 +39,8 @@ class Side(NamedTuple):
     run: Callable[[int], None]
 
 
-def prepare(path: str, changes: list[str], batch: int | None) -> Side:
-    """Builds, compiles and warms up the step of a config's first stage."""
+def prepare(path: str, changes: list[str], stage_name: str | None, batch: int | None) -> Side:
+    """Builds, compiles and warms up the step of a config's stage, the last one unless told."""
     import jax
 
     from mmjax import inputs, systems
@@ -55,7 +56,10 @@ def prepare(path: str, changes: list[str], batch: int | None) -> Side:
     more = [f"data.batch_size={batch}"] if batch else []
     overrides = [f"--config.{change}" for change in (*changes, *more, "data.workers=0")]
     config = configs.plain(configs.load(path, overrides))
-    name, settings = next(iter(config["stages"].items()))
+    name = stage_name or list(config["stages"])[-1]
+    if name not in config["stages"]:
+        raise SystemExit(f"{path} has no stage {name!r}; there are {', '.join(config['stages'])}")
+    settings = config["stages"][name]
     stage, mesh = make_stage(name, settings), shd.make_mesh(config.get("mesh"))
     tokenizer, system = inputs.make_tokenizer(config["tokenizer"], None), systems.build(config["system"])
     pipeline = inputs.make_pipeline(config, stage.data, tokenizer, mesh)
@@ -119,6 +123,8 @@ def main() -> None:
     parser.add_argument("configs", nargs=2, metavar="CONFIG")
     parser.add_argument("--set0", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--set1", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--stage0", metavar="NAME")
+    parser.add_argument("--stage1", metavar="NAME")
     parser.add_argument("--batch", type=int)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--steps", type=int, default=4)
@@ -127,7 +133,8 @@ def main() -> None:
     from mmjax.core import host_memory
 
     host_memory.keep()  # as the command `mmjax` does
-    sides = [prepare(p, c, args.batch) for p, c in zip(args.configs, (args.set0, args.set1), strict=True)]
+    told = zip(args.configs, (args.set0, args.set1), (args.stage0, args.stage1), strict=True)
+    sides = [prepare(*each, args.batch) for each in told]
     text, data = table(sides, measure(sides, args.rounds, args.steps))
     print(text)
     if args.json:

@@ -159,7 +159,7 @@ def _contrast(m: ALBEF, batch: Mapping[str, Any], taught: Mapping[str, Any], alp
 
 def _itc(runner: AlbefRunner, inputs: Arrays) -> dict[str, Any]:
     batch, alpha = _batch(inputs), jnp.asarray(inputs["alpha"])
-    taught = _teach(runner, batch, (batch["ids"], batch["valid"]) if runner.model.mlm else ())
+    taught = _teach(runner, batch, (batch["ids"], batch["valid"]) if "mlm" in runner.model.tasks else ())
 
     def forward(m: ALBEF) -> dict[str, Any]:
         img, txt = m.embed_image(batch["image"]), m.embed_text(batch["ids"], batch["valid"])
@@ -179,7 +179,7 @@ def _itc(runner: AlbefRunner, inputs: Arrays) -> dict[str, Any]:
 
 def _itc_grad(runner: AlbefRunner, inputs: Arrays) -> dict[str, Any]:
     batch, alpha = _batch(inputs), jnp.asarray(inputs["alpha"])
-    taught = _teach(runner, batch, (batch["ids"], batch["valid"]) if runner.model.mlm else ())
+    taught = _teach(runner, batch, (batch["ids"], batch["valid"]) if "mlm" in runner.model.tasks else ())
 
     def loss(params: Any) -> jax.Array:
         return runner.run(lambda m: _contrast(m, batch, taught, alpha), params)
@@ -197,7 +197,7 @@ def _losses(runner: AlbefRunner, inputs: Arrays) -> dict[str, Any]:
     """Pre-training, or fine-tuning for retrieval: the terms, and the state after the step."""
     batch, alpha = _batch(inputs), jnp.asarray(inputs["alpha"])
     masked: tuple[Any, ...] = ()
-    if runner.model.mlm:
+    if "mlm" in runner.model.tasks:
         masked = jnp.asarray(inputs["mlm_input_ids"], jnp.int32), jnp.asarray(inputs["mlm_labels"] != -100)
     taught = _teach(runner, batch, masked)
     wrong_img, wrong_txt = (jnp.asarray(inputs[f"neg_{name}_idx"], jnp.int32) for name in ("image", "text"))
@@ -211,7 +211,7 @@ def _losses(runner: AlbefRunner, inputs: Arrays) -> dict[str, Any]:
         itm, logits = m.matching(image, text, batch["valid"], negatives, train=False)
         terms = {"itc": m.contrast(img, txt, taught, alpha, ids), "itm": itm}
         out = {"itm_logits": logits.reshape(-1, 3, 2).transpose(1, 0, 2).reshape(-1, 2)}
-        if m.mlm:
+        if "mlm" in m.tasks:
             words = m.words(image, masked[0], batch["valid"])
             terms["mlm"] = masked_lm(words, batch["ids"], masked[1], taught=taught["logits"], alpha=alpha)
             out |= {"mlm_logits": words, "mlm_logits_m": taught["logits"], "loss_mlm": terms["mlm"].mean}
@@ -226,7 +226,7 @@ def _losses(runner: AlbefRunner, inputs: Arrays) -> dict[str, Any]:
 
 def _state(runner: AlbefRunner, after: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What a fixture calls the tensors of a checkpoint after a step."""
-    text = "text_encoder_m.bert" if runner.model.mlm else "text_encoder_m"
+    text = "text_encoder_m.bert" if "mlm" in runner.model.tasks else "text_encoder_m"
     layer = runner.loaded.system["txt"]["cross_from"]
     names = {
         "new_image_queue": "image_queue",

@@ -23,6 +23,7 @@ from mmjax.nn.patch import AnyArray, normalise
 from mmjax.systems import base
 from mmjax.systems.clip import MEAN, STD
 
+TASKS = ("itc", "itm", "mlm")
 Image = UInt8[AnyArray, "B Y X C"] | Float[AnyArray, "B Y X C"]
 
 
@@ -33,7 +34,8 @@ class ALBEF(nn.Module):
       img: a ViT whose tokens are normed; txt: BERT with cross-attention from its middle on.
       embed_dim: width E of the shared space.
       queue: rows of features of past steps that are candidates, too; 0: those of the batch alone.
-      mlm: whether masked words are predicted (pre-training); without it `txt` needs no head.
+      tasks: what is learned: "itc" (contrast), "itm" (matching, which needs it), "mlm" (masked words; without it, as
+        for retrieval, `txt` needs no head).
       by_id: pairs of equal `image_id` are each other's positives (retrieval), else each pair is its own only.
       alpha: weight of the teacher's soft targets; grows linearly over the first `alpha_steps` steps of a stage.
       temperature, bounds: initial τ, a divisor, and between what it is kept; None leaves it free (retrieval).
@@ -46,7 +48,7 @@ class ALBEF(nn.Module):
     txt: Bert
     embed_dim: int
     queue: int = 65_536
-    mlm: bool = True
+    tasks: tuple[str, ...] = TASKS
     by_id: bool = False
     alpha: float = 0.4
     alpha_steps: int = 0
@@ -134,7 +136,7 @@ class ALBEF(nn.Module):
         """What the momentum model says of a batch; the step calls this with the teacher's parameters, and `losses` with
         the student's, which learn from it: `img`, `txt` float32[B, E]; with masked words also `ids` with some of them
         hidden, which were `selected`, and their `logits`."""
-        if not self.mlm:
+        if "mlm" not in self.tasks:
             return self.taught(batch, train=train)
         valid = jnp.asarray(batch["valid"])
         eligible = valid & (jnp.arange(valid.shape[1]) > 0)[None]  # all but [CLS]; [SEP] may be selected
@@ -167,23 +169,23 @@ class ALBEF(nn.Module):
         """
         taught = lax.stop_gradient(self.teach(batch, train=train) if taught is None else taught)
         image_states = self.encode_states_image(batch["image"], train=train)
-        text_states = self.encode_states_text(batch["ids"], batch["valid"], train=train)
-        img, txt = self.features_of(image_states, text_states)
-        ids = base.picture_ids(batch) if self.by_id else None
-        alpha = base.grown(self.alpha, self.alpha_steps, step)
-        negatives = self.negatives(base.stream_key(self, "negatives"), img, txt, taught, ids)
-        valid = jnp.asarray(batch["valid"])
-        terms = {
-            "itc": self.contrast(img, txt, taught, alpha, ids),
-            "itm": self.matching(image_states, text_states, valid, negatives, train=train)[0],
-        }
-        if self.mlm:
+        alpha, valid = base.grown(self.alpha, self.alpha_steps, step), jnp.asarray(batch["valid"])
+        terms: dict[str, Term] = {}
+        if "itc" in self.tasks:
+            text_states = self.encode_states_text(batch["ids"], valid, train=train)
+            img, txt = self.features_of(image_states, text_states)
+            ids = base.picture_ids(batch) if self.by_id else None
+            terms["itc"] = self.contrast(img, txt, taught, alpha, ids)
+            if "itm" in self.tasks:
+                negatives = self.negatives(base.stream_key(self, "negatives"), img, txt, taught, ids)
+                terms["itm"] = self.matching(image_states, text_states, valid, negatives, train=train)[0]
+            if train and self.queue:
+                self.past.enter({name: taught[name] for name in ("img", "txt")}, ids)
+        if "mlm" in self.tasks:
             logits = self.words(image_states, taught["ids"], valid, train=train)
             terms["mlm"] = masked_lm(
                 logits, jnp.asarray(batch["ids"]), taught["selected"], taught=taught["logits"], alpha=alpha
             )
-        if train and self.queue:
-            self.past.enter({name: taught[name] for name in ("img", "txt")}, ids)
         return terms
 
     def contrast(

@@ -9,6 +9,7 @@ from mmjax.core.errors import UserError
 from mmjax.encoders.bert import Bert
 from mmjax.systems import base
 from mmjax.systems.albef import ALBEF
+from mmjax.systems.albef import TASKS as LEARNED
 from mmjax.systems.albef_tasks import ALBEFAnswers, ALBEFClasses, Twin
 
 IMG = {"act": "gelu", "eps": 1e-6, "patch_bias": True, "norm_pre": False, "norm_post": "all", "pool": "none"}
@@ -75,10 +76,11 @@ def build(config: Mapping[str, Any]) -> nn.Module:
     if task in ("pretrain", "retrieval"):
         txt = base.bert_tower("system albef: txt", {"lm_head": task == "pretrain", **config["txt"]}, **shared)
         options |= {k: config[k] for k in keys & set(config)}
+        tasks = LEARNED if task == "pretrain" else ("itc", "itm")
         options.setdefault("bounds", (0.001, 0.5) if task == "pretrain" else None)
         if options["bounds"] is not None:
             options["bounds"] = tuple(options["bounds"])
-        return ALBEF(img=img, txt=txt, mlm=task == "pretrain", by_id=task == "retrieval", **options)
+        return ALBEF(img=img, txt=txt, tasks=tasks, by_id=task == "retrieval", **options)
     if task == "vqa":
         txt = base.bert_tower("system albef: txt", config["txt"], **shared)
         dec = base.bert_tower("system albef: dec", {"lm_head": True, **config["dec"]}, **shared)

@@ -54,6 +54,7 @@ BERT, the text towers of "albef" (systems/albef_sizes.py) and "blip" (systems/bl
   mlp_dim (default 4 * width), act (default "gelu"), eps (default 1e-12), types (rows of token types, default 2)
   cross_from   first layer with cross-attention, default null: none
   lm_head      a head for words, default false but where the task needs it
+  init_std     of the layers' weights at the start, default 0.02; for a width D far below 768, about D^-1/2
   dropout, attn_dropout (default 0), scan, remat, attention
 
 name "language": llm *, end_ids (default [2]), dtype, scan, remat, attention; size: one of decoders/llama.SIZES
@@ -90,6 +91,7 @@ from mmjax.encoders.text import POOLS as TEXT_POOLS
 from mmjax.encoders.text import TextTransformer
 from mmjax.encoders.vit import POOLS, POSTS, ViT
 from mmjax.nn.attention import KERNELS
+from mmjax.nn.dense import normal_init
 from mmjax.nn.mlp import ACTIVATIONS
 from mmjax.nn.transformer import REMAT
 
@@ -103,7 +105,7 @@ _RESNET = {"kind", "image_size", "layers", "width", "heads", "remat"}
 _TEXT = {"vocab", "length", "width", "depth", "heads", "mlp_dim", "act", "eps", "dropout", "causal", "mask_padding",
          "pool", "cls_shift", "layer_scale", *_SHARED}  # fmt: skip
 _BERT = {"vocab", "length", "width", "depth", "heads", "mlp_dim", "act", "eps", "types", "cross_from", "lm_head",
-         "dropout", "attn_dropout", *_SHARED}  # fmt: skip
+         "dropout", "attn_dropout", "init_std", *_SHARED}  # fmt: skip
 _CHOICES = {"act": tuple(ACTIVATIONS), "remat": tuple(REMAT), "norm_post": POSTS, "attention": KERNELS}
 _POOLS = {True: TEXT_POOLS, False: POOLS}  # whether it is the text tower
 
@@ -222,9 +224,10 @@ def check_values(where: str, config: Mapping[str, Any]) -> None:
         value = config[key]
         if not isinstance(value, int | float) or not 0 <= value < 1:
             raise UserError(f"{where}: {key} = {value!r}; valid: a number from 0 to less than 1")
-    eps = config.get("eps", 1e-5)
-    if not isinstance(eps, float) or not 0 < eps < 1:
-        raise UserError(f"{where}: eps = {eps!r}; valid: a small positive number, such as 1e-5")
+    for key, default in (("eps", 1e-5), ("init_std", 0.02)):
+        value = config.get(key, default)
+        if not isinstance(value, float) or not 0 < value < 1:
+            raise UserError(f"{where}: {key} = {value!r}; valid: a small positive number, such as {default}")
 
 
 def image_tower(where: str, config: Mapping[str, Any], *, features: int, **shared: Any) -> ViT | ModifiedResNet:
@@ -268,4 +271,5 @@ def bert_tower(where: str, config: Mapping[str, Any], **shared: Any) -> Bert:
       UserError: unknown or missing keys, or values that do not exist.
     """
     _check_tower(where, config, _BERT, ("vocab", "length", "width", "depth", "heads"))
-    return Bert(**{**shared, **config})
+    layers = {"inits": normal_init(config["init_std"])} if "init_std" in config else {}
+    return Bert(**{**shared, **{k: v for k, v in config.items() if k != "init_std"}, **layers})

@@ -5,6 +5,7 @@
   mlp_dim      default 4 * width
   layer_scale  initial value of the gains of the branches, default null: none
   drop_path    default 0
+  init_std     of the blocks' weights at the start, default 0.02; for a width D far below 768, about D^-1/2
   dtype, scan, remat, attention   as for "clip" (systems/base.py)
 
 name "vlmo" also:
@@ -39,10 +40,11 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from mmjax.core.errors import UserError
+from mmjax.nn.dense import normal_init
 from mmjax.systems import base
 
 SHARED = ("dtype", "scan", "remat", "attention")
-STACK = ("size", "width", "depth", "heads", "mlp_dim", "layer_scale", "drop_path", *SHARED)
+STACK = ("size", "width", "depth", "heads", "mlp_dim", "layer_scale", "drop_path", "init_std", *SHARED)
 
 
 def sized(name: str, config: Mapping[str, Any], sizes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -79,5 +81,6 @@ def stack_options(where: str, config: Mapping[str, Any]) -> tuple[dict[str, Any]
         raise UserError(f"{where}: {heads} heads do not divide the width {width}")
     fields = {"heads": heads, "mlp_dim": config.get("mlp_dim") or 4 * width, "dtype": shared["dtype"]}
     fields |= {"attention": shared["attention"]}
+    fields |= {"inits": normal_init(config["init_std"])} if "init_std" in config else {}
     fields |= {key: config[key] for key in ("layer_scale", "drop_path") if config.get(key) is not None}
     return fields, {"scan": shared["scan"], "remat": shared["remat"]}

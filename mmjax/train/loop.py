@@ -92,7 +92,7 @@ class Hooks:
 
 @dataclasses.dataclass(frozen=True)
 class Every:
-    """Intervals in steps of the stage; 0 means at the end of the stage only."""
+    """Intervals in steps of the stage; 0 means at the end of the stage only, and of `evaluate`: of the last stage."""
 
     log: int = 50
     save: int = 500

@@ -24,6 +24,8 @@ def learning_rate(stage: Stage) -> optax.Schedule:
         after = optax.cosine_decay_schedule(stage.lr, left, alpha=stage.end_lr / stage.lr if stage.lr else 0.0)
     elif stage.schedule == "linear":
         after = optax.linear_schedule(stage.lr, stage.end_lr, left)
+    elif stage.schedule == "exponential":
+        after = optax.exponential_decay(stage.lr, left, stage.end_lr / stage.lr, end_value=stage.end_lr)
     else:
         after = optax.constant_schedule(stage.lr)
     if not stage.warmup:

@@ -16,11 +16,13 @@ class Stage:
     Attributes:
       steps: optimizer steps.
       lr: peak learning rate.
+      tasks: which of the system's tasks are trained, of those that it is built for; empty: all. What only the others
+        use gets no gradient, but still decays unless `train` leaves it out.
       train: patterns of the parameters that train; the others get no gradient and no optimizer state. A batch norm
         whose parameters do not train keeps its running statistics, too.
       optimizer: "adamw", "lion" or "adafactor" (factored second moments: their memory is that of rows and columns).
-      schedule: "cosine", "linear" or "constant", after a linear warm-up from 0 over `warmup` steps; `end_lr` is
-        reached when all steps are done.
+      schedule: "cosine", "linear", "exponential" (by the same factor each step) or "constant", after a linear warm-up
+        from 0 over `warmup` steps; `end_lr` is reached when all steps are done.
       weight_decay: decoupled (not multiplied into the gradient), on arrays of two or more axes (a scanned layer axis
         not counted), less those that `no_decay` names and with those that `also_decay` does (BLIP: everything).
       clip: maximum global gradient norm; 0 switches clipping off.
@@ -35,6 +37,7 @@ class Stage:
 
     steps: int
     lr: float
+    tasks: tuple[str, ...] = ()
     train: tuple[str, ...] = (".*",)
     optimizer: str = "adamw"
     schedule: str = "cosine"
@@ -56,8 +59,8 @@ class Stage:
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        choices = {"optimizer": ("adamw", "lion", "adafactor"), "schedule": ("cosine", "linear", "constant"),
-                   "evaluate": ("student", "teacher")}  # fmt: skip
+        choices = {"optimizer": ("adamw", "lion", "adafactor"), "evaluate": ("student", "teacher"),
+                   "schedule": ("cosine", "linear", "exponential", "constant")}  # fmt: skip
         for key, valid in choices.items():
             if getattr(self, key) not in valid:
                 raise UserError(f"stage: {key}={getattr(self, key)!r} is not one of {list(valid)}")
@@ -72,6 +75,10 @@ class Stage:
             raise UserError(
                 f"stage: steps={self.steps}, chunks={self.chunks}, warmup={self.warmup}; valid: steps and chunks at "
                 "least 1, warmup from 0 to steps"
+            )
+        if self.schedule == "exponential" and not 0 < self.end_lr <= self.lr:
+            raise UserError(
+                f"stage: schedule='exponential' with end_lr={self.end_lr}; valid: above 0, up to lr={self.lr}"
             )
         if self.evaluate == "teacher" and not self.teacher:
             raise UserError("stage: evaluate='teacher' needs teacher patterns, e.g. teacher=('.*',)")

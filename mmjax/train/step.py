@@ -27,6 +27,7 @@ def train_step(
     (of the trainable parameters, updated: not finite if any of them is not) and the mean of every term.
     """
     grads: Any
+    system = with_tasks(system, stage)
     if stage.chunks > 1:
         (loss, aux), grads = _cached(system, stage, state, batch)
     else:
@@ -55,6 +56,20 @@ def train_step(
     stats = {**state.stats, **stats}
     state = State(state.step + 1, params, state.frozen, stats, opt, teacher, state.rng)
     return state, jax.tree.map(lambda x: x.astype(jnp.float32), metrics)
+
+
+def with_tasks(system: Any, stage: Stage) -> Any:
+    """The system as a stage trains it: with the stage's tasks alone.
+
+    Raises:
+      UserError: it was not built for such a task.
+    """
+    if not stage.tasks:
+        return system
+    known = tuple(getattr(system, "tasks", ()))
+    if unknown := [task for task in stage.tasks if task not in known]:
+        raise UserError(f"stage: tasks {unknown}; valid for this {type(system).__name__}: {list(known) or 'none'}")
+    return system.clone(tasks=stage.tasks)
 
 
 def _lesson(system: Any, stage: Stage, state: State, batch: Batch, key: dict[str, jax.Array]) -> dict[str, Any]:

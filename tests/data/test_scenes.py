@@ -85,9 +85,17 @@ def test_example_fields():
 
 
 def test_the_name_opens_the_same_source():
-    source = scenes.open("all-val", size=40, seed=3, length=10, noise=0.25, styles="noto", parts="captions")
+    source = scenes.open("all-val", size=40, seed=3, length=10, noise=0.25, kinds=3, styles="noto", parts="captions")
     again = open_source(source.name)
     assert again.name == source.name and again[9] == source[9]
+
+
+@pytest.mark.parametrize(("split", "kinds"), [("train", 1), ("train", 2), ("test", 2)])
+def test_scenes_have_at_most_so_many_kinds_of_things(split, kinds):
+    source, every = (scenes.open(split, length=60, kinds=most) for most in (kinds, 4))
+    found = {len(source.scene(index).graph.groups) for index in range(60)}
+    assert found == set(range(1 if split == "train" else 2, kinds + 1))
+    assert source.scene(0).key != every.scene(0).key
 
 
 def test_lengths_and_bounds():
@@ -108,6 +116,8 @@ def test_lengths_and_bounds():
         (None, {"styles": "apple"}, "fluent"),
         (None, {"parts": "image,sound"}, "questions"),
         (None, {"noise": 1.5}, "0 to 1"),
+        (None, {"kinds": 5}, "1 to 4"),
+        ("val", {"kinds": 1}, "2 to 4"),
         (None, {"size": 2}, "pixels"),
         (None, {"length": 0}, "length"),
     ],

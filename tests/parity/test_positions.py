@@ -29,7 +29,7 @@ def test_text_positions(before: int, after: int) -> None:
     table = np.random.default_rng(0).normal(size=(before, 8)).astype(np.float32)
     state = {"positional_embedding": torch.from_numpy(table.copy())}
     resize_text_pos_embed(state, types.SimpleNamespace(positional_embedding=torch.zeros(after, 8)))
-    system = {"img": {"image_size": 16, "patch": 8}, "txt": {"length": before}}
+    system = {"name": "clip", "img": {"image_size": 16, "patch": 8}, "txt": {"length": before}}
     ours = positions.resize(system, {"params": {"txt": {"pos": table}}}, None, after)[1]["params"]["txt"]["pos"]
     assert ours.dtype == np.float32 and ours.shape == (after, 8)
     np.testing.assert_allclose(ours, state["positional_embedding"].numpy(), atol=1e-5)

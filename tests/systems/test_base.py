@@ -1,5 +1,7 @@
 import re
 
+import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import ml_collections
 import pytest
@@ -66,5 +68,21 @@ def test_mistakes_name_the_place_and_what_would_be_valid(changes, message):
 
 def test_the_documentation_names_every_key():
     text = base.__doc__
-    for key in base._VIT | base._RESNET | base._TEXT:
+    for key in base._VIT | base._RESNET | base._TEXT | base._BERT:
         assert re.search(rf"\b{key}\b", text), key
+
+
+def test_bert_s_weights_begin_as_told():
+    txt = base.bert_tower("txt", {**TXT, "width": 64, "heads": 2, "mlp_dim": 256, "init_std": 0.1})
+    ids = jnp.zeros((1, 4), jnp.int32)
+    block = nn.unbox(txt.init(jax.random.key(0), ids, ids == 0))["params"]["text"]["block_0"]
+    kernels = [x for x in jax.tree.leaves(block) if x.ndim == 2]
+    assert len(kernels) == 6
+    for kernel in kernels:
+        assert float(kernel.std()) == pytest.approx(0.1, rel=0.1)
+
+
+@pytest.mark.parametrize("value", [0, 1, -0.1, "wide"])
+def test_no_such_spread_of_weights(value):
+    with pytest.raises(UserError, match=r"txt: init_std = .*; valid: a small positive number, such as 0\.02"):
+        base.bert_tower("txt", {**TXT, "init_std": value})

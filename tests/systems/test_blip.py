@@ -1,5 +1,7 @@
 """BLIP: the published sizes, what its three functions share and see, losses, generation, training forms."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,10 @@ from mmjax.core import trees
 from mmjax.core.errors import UserError
 from mmjax.core.types import total
 from mmjax.decoders.settings import Settings
+from mmjax.train.optim import make_optimizer
+from mmjax.train.stage import Stage
+from mmjax.train.state import begin
+from mmjax.train.step import train_step, with_tasks
 
 # Sizes of the published models, counted on the published code.
 PARAMETERS = {
@@ -199,3 +205,29 @@ def test_answers_are_ranked_by_their_loss() -> None:
 def test_mistakes(change: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         systems.build({"name": "blip", "task": "pretrain", "img": IMG, "txt": TXT, **TINY["pretrain"], **change})
+
+
+def test_a_stage_trains_some_of_the_tasks() -> None:
+    """What only the others use, and the queue, stay as they are."""
+    system = build("pretrain")
+    batch = batch_of(system)
+    variables = init(system, batch)
+    stage = Stage(steps=1, lr=0.1, tasks=("lm",), teacher=("img/.*",))
+    tx = make_optimizer(stage, variables["params"])
+    state = begin(stage, tx, variables, jax.random.key(0))
+    before = trees.flatten(jax.tree.map(np.array, {"params": state.params, "stats": state.stats}))
+    state, metrics = jax.jit(functools.partial(train_step, system, tx, stage))(state, batch)
+    assert set(metrics) == {"loss", "grad_norm", "param_norm", "lm"}
+    moved = {
+        path
+        for path, value in trees.flatten({"params": state.params, "stats": state.stats}).items()
+        if not np.array_equal(value, before[path])
+    }
+    others = {path for path in before if path.startswith(("stats/", "params/itm", "params/img_proj"))}
+    assert others and not others & moved and any(path.startswith("params/img/") for path in moved)
+
+
+@pytest.mark.parametrize(("task", "valid"), [("caption", r"\['lm'\]"), ("vqa", "none")])
+def test_a_stage_cannot_train_what_a_system_was_not_built_for(task: str, valid: str) -> None:
+    with pytest.raises(UserError, match=rf"stage: tasks \['itc'\]; valid for this BLIP.*: {valid}"):
+        with_tasks(build(task), Stage(steps=1, lr=0.1, tasks=("lm", "itc")[task == "vqa" :]))

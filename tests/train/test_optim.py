@@ -51,6 +51,7 @@ def values(tree):
         ({"schedule": "constant"}, {0: 0.8, 5: 0.8, 9: 0.8}),
         ({"schedule": "constant", "warmup": 4}, {0: 0.0, 1: 0.2, 3: 0.6, 4: 0.8, 9: 0.8}),
         ({"schedule": "linear", "warmup": 2, "end_lr": 0.4}, {0: 0.0, 1: 0.4, 2: 0.8, 6: 0.6, 10: 0.4}),
+        ({"schedule": "exponential", "warmup": 2, "end_lr": 0.2}, {1: 0.4, 2: 0.8, 6: 0.4, 10: 0.2, 12: 0.2}),
         ({"schedule": "cosine"}, {0: 0.8, 5: 0.4, 10: 0.0}),
         # half way of the eight steps after warm-up; a quarter: (1 + cos 45°) / 2
         ({"warmup": 2}, {0: 0.0, 1: 0.4, 2: 0.8, 4: 0.8 * (1 + 0.5**0.5) / 2, 6: 0.4, 10: 0.0}),

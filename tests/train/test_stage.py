@@ -27,9 +27,16 @@ def test_one_pattern_needs_no_list():
     ("settings", "text"),
     [
         ({"weight_decy": 0.1}, r"stages.align.weight_decy does not exist; did you mean 'weight_decay'\?"),
-        ({"qqq": 0.1}, r"stages.align.qqq does not exist \(known: \['steps', 'lr', 'train'"),
+        ({"qqq": 0.1}, r"stages.align.qqq does not exist \(known: \['steps', 'lr', 'tasks'"),
         ({"optimizer": "sgd"}, r"stages.align: optimizer='sgd' is not one of \['adamw', 'lion', 'adafactor'\]"),
-        ({"schedule": "step"}, r"stages.align: schedule='step' is not one of \['cosine', 'linear', 'constant'\]"),
+        (
+            {"schedule": "step"},
+            r"align: schedule='step' is not one of \['cosine', 'linear', 'exponential', 'constant'\]",
+        ),
+        (
+            {"schedule": "exponential"},
+            r"stages.align: schedule='exponential' with end_lr=0\.0; valid: above 0, up to lr=",
+        ),
         ({"evaluate": "ema"}, r"evaluate='ema' is not one of \['student', 'teacher'\]"),
         ({"evaluate": "teacher"}, r"evaluate='teacher' needs teacher patterns"),
         ({"steps": 0}, r"steps=0.*steps and chunks at least 1"),

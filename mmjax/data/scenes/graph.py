@@ -11,7 +11,7 @@ import numpy as np
 from mmjax.data.scenes.background import Background, choose_background
 from mmjax.data.scenes.dice import Dice
 from mmjax.data.scenes.sprites import SpriteBank
-from mmjax.data.scenes.world import World
+from mmjax.data.scenes.world import MOST_KINDS, World
 
 # Longest side of an object's tight box. The gap between the classes keeps "big" and "small" undisputable.
 SIZES = {"small": (0.21, 0.28), "big": (0.40, 0.50)}
@@ -108,10 +108,12 @@ class Graph:
         return [item.box for item in self.objects if item.thing == thing]
 
 
-def build_graph(world: World, bank: SpriteBank, styles: tuple[str, ...], dice: Dice, split: str) -> Graph:
-    """Draw a scene: the things (`World.compose`), their counts and sizes, places without accidental overlap, some
-    overlaps on purpose, depth, and a background that the objects stand out from."""
-    things = world.compose(dice, split)
+def build_graph(
+    world: World, bank: SpriteBank, styles: tuple[str, ...], dice: Dice, split: str, kinds: int = MOST_KINDS
+) -> Graph:
+    """Draw a scene: the things, of at most so many kinds (`World.compose`), their counts and sizes, places without
+    accidental overlap, some overlaps on purpose, depth, and a background that the objects stand out from."""
+    things = world.compose(dice, split, kinds)
     layout = None
     while layout is None:  # a crowded draw that leaves no room for the second group is drawn again
         layout = _lay_out(world, bank, styles, dice, things)

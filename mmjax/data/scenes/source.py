@@ -21,7 +21,7 @@ from mmjax.data.scenes.render import render
 from mmjax.data.scenes.sprites import SpriteBank
 from mmjax.data.scenes.talk import conversation, referring
 from mmjax.data.scenes.things import WORLDS, open_world, shared_bank
-from mmjax.data.scenes.world import SPLITS, World
+from mmjax.data.scenes.world import MOST_KINDS, SPLITS, World
 
 PARTS = ("image", "captions", "graph", "questions", "referring", "conversation")
 DEFAULT_PARTS = ("image", "captions", "graph")
@@ -34,7 +34,7 @@ class Scene:
     """One scene. Every method is a pure function of the scene: each draws from dice of its own, so that asking for
     one thing never changes another."""
 
-    stream: str  # world/split/seed
+    stream: str  # world/split/seed, and /kinds where they are limited
     index: int
     graph: Graph
     world: World
@@ -125,6 +125,7 @@ class Scenes:
         seed: int = 0,
         length: int | None = None,
         noise: float = 0.0,
+        kinds: int = MOST_KINDS,
         styles: Sequence[str] = emoji.TRAIN_STYLES,
         parts: Sequence[str] = DEFAULT_PARTS,
     ) -> None:
@@ -145,14 +146,18 @@ class Scenes:
             raise UserError(f"emoji_scenes: size={size} is out of range; valid: 8 to {_LARGEST} pixels")
         if not 0.0 <= noise <= 1.0:
             raise UserError(f"emoji_scenes: noise={noise} is no share; valid: 0 to 1")
+        fewest = 1 if split == "train" else 2  # val and test are made of the pairs that they hold out
+        if not fewest <= kinds <= MOST_KINDS:
+            raise UserError(f"emoji_scenes: kinds={kinds} in split {split}; valid: {fewest} to {MOST_KINDS}")
         self.split, self.world_name, self.size, self.seed, self.noise = split, world, size, seed, noise
+        self.kinds = kinds
         self.styles, self.parts = tuple(styles), tuple(parts)
         self.length = LENGTHS[split] if length is None else length
         if self.length < 2:
             raise UserError(f"emoji_scenes: length={self.length}; valid: 2 or more")
         self.name = (
             f"emoji_scenes:{world}-{split}?size={size}&seed={seed}&length={self.length}&noise={noise}"
-            f"&styles={','.join(self.styles)}&parts={','.join(self.parts)}"
+            f"&kinds={kinds}&styles={','.join(self.styles)}&parts={','.join(self.parts)}"
         )
 
     def __repr__(self) -> str:
@@ -179,8 +184,9 @@ class Scenes:
         place = int(index)
         if not 0 <= place < self.length:
             raise IndexError(f"scene {place} of {self.length}")
-        stream = f"{self.world_name}/{self.split}/{self.seed}"
-        graph = build_graph(self.world, self.bank, self.styles, Dice.keyed(f"{stream} graph", place), self.split)
+        stream = f"{self.world_name}/{self.split}/{self.seed}" + (f"/{self.kinds}" if self.kinds < MOST_KINDS else "")
+        dice = Dice.keyed(f"{stream} graph", place)
+        graph = build_graph(self.world, self.bank, self.styles, dice, self.split, self.kinds)
         return Scene(stream, place, graph, self.world, self.bank)
 
     def __getitem__(self, index: int) -> SceneExample:
@@ -247,6 +253,7 @@ def open(
     seed: int = 0,
     length: int | None = None,
     noise: float = 0.0,
+    kinds: int = MOST_KINDS,
     styles: str = ",".join(emoji.TRAIN_STYLES),
     parts: str = ",".join(DEFAULT_PARTS),
 ) -> Scenes:
@@ -260,6 +267,7 @@ def open(
       seed: another seed, other scenes; what each split holds out stays the same.
       length: how many scenes there are; unless told 100,000 to train on, 2,000 for val and 5,000 for test.
       noise: share of captions made wrong on purpose.
+      kinds: most kinds of things in a scene, 1 to 4: easy scenes to begin with. Val and test need 2 or more.
       styles: emoji styles, with commas.
       parts: what an example has, with commas: image, captions, graph, questions, referring, conversation; or all.
 
@@ -285,6 +293,7 @@ def open(
         seed=seed,
         length=length,
         noise=noise,
+        kinds=kinds,
         styles=tuple(styles.split(",")),
         parts=PARTS if parts == "all" else tuple(parts.split(",")),
     )

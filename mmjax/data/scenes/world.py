@@ -20,6 +20,7 @@ from mmjax.data.scenes.language import Name
 SPLITS = ("train", "val", "test")
 _TEST_SHARE, _VAL_SHARE = 0.10, 0.05
 _GROUPS = (1, 2, 3, 4)
+MOST_KINDS = _GROUPS[-1]
 _GROUP_WEIGHTS = {"train": (0.2, 0.35, 0.3, 0.15), "val": (0.0, 0.4, 0.4, 0.2), "test": (0.0, 0.4, 0.4, 0.2)}
 _SMALL_WORDS = {"with", "without", "of", "in", "on", "at", "a", "the", "and", "face", "behind", "over", "showing",
                 "pair", "bunch", "slice", "piece", "loaf", "stack", "set", "bowl", "plate"}  # fmt: skip
@@ -90,10 +91,10 @@ class World:
                 return thing
         raise UserError(f"the world {self.name!r} has no thing that is clearly different from {len(present)} others")
 
-    def compose(self, dice: Dice, split: str) -> list[int]:
-        """The one to four things of a scene. Train scenes have train pairs only; val and test scenes have at least one
-        pair of their own split, besides which they have train pairs."""
-        groups = dice.weighted(_GROUPS, _GROUP_WEIGHTS[split])
+    def compose(self, dice: Dice, split: str, most: int = MOST_KINDS) -> list[int]:
+        """The one to four things of a scene, `most` at most. Train scenes have train pairs only; val and test scenes
+        have at least one pair of their own split, besides which they have train pairs."""
+        groups = min(most, dice.weighted(_GROUPS, _GROUP_WEIGHTS[split]))
         if split == "train":
             things = [dice.below(len(self.things))]
         else:

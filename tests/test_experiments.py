@@ -1,0 +1,149 @@
+"""The experiments that train: intervals, comparisons, what arms change, and the smoke forms from end to end."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from mmjax.core import config as configs
+
+EXPERIMENTS = pathlib.Path(__file__).parents[1] / "experiments"
+
+
+def module(path):
+    """A file of an experiment; they are no packages, and each has a `plot` of its own."""
+    before = list(sys.path)
+    sys.path.insert(0, str((EXPERIMENTS / path).parent))
+    sys.modules.pop("plot", None)
+    spec = importlib.util.spec_from_file_location(path.replace("/", "_").removesuffix(".py"), EXPERIMENTS / path)
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    sys.path[:] = before
+    return found
+
+
+@pytest.fixture(scope="module")
+def modules():
+    """(what experiments share, the driver of the one on fusion)."""
+    return module("_summary.py"), module("fusion/run.py")
+
+
+def test_interval_over_seeds(modules):
+    summary, _ = modules
+    assert summary.half_width([1.0, 2.0, 3.0]) == pytest.approx(4.302653 / 3**0.5, rel=1e-6)  # t of 2 degrees, s = 1
+    assert summary.half_width([1.0]) is None
+    assert summary.signed(2.25, None) == "+2.2 (one seed)" and summary.signed(-1.0, 0.5) == "-1.0 ± 0.5"
+
+
+def test_results_replace_those_before(modules, tmp_path):
+    summary, _ = modules
+    readme = tmp_path / "README.md"
+    readme.write_text(f"# Title\n\n{summary.BEGIN}\n\nnot run yet\n\n{summary.END}\n\nmore\n")
+    for text in ("first", "second"):
+        summary.fill(readme, text)
+    assert readme.read_text() == f"# Title\n\n{summary.BEGIN}\n\nsecond\n\n{summary.END}\n\nmore\n"
+    readme.write_text("# Title\n")
+    with pytest.raises(ValueError, match="no place for results"):
+        summary.fill(readme, "third")
+
+
+def test_differences_are_paired_by_seed(modules):
+    _, run = modules
+    results = []
+    for seed in (0, 1):
+        for place, arm in enumerate(run.ARMS):
+            value = 0.1 * seed + 0.01 * place
+            metrics = {
+                f"{order}{metric}{end}": value + (0.05 if order == run.FUSED else 0) + more
+                for order in run.ORDERS
+                for metric in run.METRICS
+                for end, more in (("", 0.0), ("_lo", -0.02), ("_hi", 0.02))
+            }
+            results.append({"arm": arm, "seed": seed, "metrics": metrics})
+    rows = list(run.rows(results[::-1]))
+    assert len(rows) == len(run.METRICS) * (1 + 2 + 6)
+    reranked = next(row for row in rows if row["question"] == "reranking")
+    assert reranked["differences"] == pytest.approx([5.0, 5.0]) and reranked["half"] == pytest.approx(0, abs=1e-9)
+    assert reranked["without"]["mean"] == pytest.approx(5.0) and reranked["without"]["queries"] == pytest.approx([3, 7])
+    hard = next(row for row in rows if row["question"] == "negatives")
+    assert hard["difference"] == pytest.approx(-1.0)  # base is the first arm, random the second
+    taught = next(row for row in rows if row["compared"] == "40 % wrong, cosine")
+    assert taught["difference"] == pytest.approx(-1.0)
+
+
+def test_arms_change_what_they_say(modules):
+    _, run = modules
+    base = configs.plain(configs.load(run.CONFIG))
+    assert base["system"]["hard_negatives"] is True and base["system"]["alpha"] == 0.4
+    for name, changes in run.ARMS.items():
+        found = configs.plain(configs.load(run.CONFIG, [f"--config.{change}" for change in changes]))
+        assert found["system"]["hard_negatives"] is (name != "random")
+        assert found["system"]["alpha"] == (0.0 if name.endswith("alone") else 0.4)
+        noise = f"&noise=0.{name[5]}" if name.startswith("noise") else ""
+        assert found["data"]["train"] == base["data"]["train"] + noise
+
+
+def test_noise_is_in_both_stages(modules):
+    _, run = modules
+    config = configs.plain(configs.load(run.CONFIG, [f"--config.{change}" for change in run.ARMS["noise40"]]))
+    assert config["stages"]["names"]["data"]["train"] == "emoji_scenes:train?size=64&noise=0.4&kinds=1"
+
+
+def test_threshold_at_which_the_worse_share_is_best():
+    run = module("capfilt/run.py")
+    true, wrong = [0.9, 0.8, 0.7, 0.6, 0.2], [0.5, 0.4, 0.3, 0.1, 0.65]
+    found = {"score": np.array(true + wrong), "true": np.array([True] * 5 + [False] * 5)}
+    threshold = run.best_threshold(found)
+    assert 0.5 < threshold <= 0.6
+    curve = run.curve(found)
+    at = curve["threshold"].index(0.56)
+    assert (curve["right_kept"][at], curve["wrong_removed"][at], curve["precision"][at]) == (0.8, 0.8, 0.8)
+
+
+def test_equal_time_gives_steps_by_their_cost():
+    run = module("fusion_cost/run.py")
+    costs = {"coca": {"names": 0.3, "scenes": 0.3}, "albef": {"names": 0.3, "words": 0.3, "scenes": 0.6}}
+    steps = run.stage_steps(300, costs)
+    assert steps == {"coca": {"names": 300, "scenes": 700}, "albef": {"names": 300, "words": 200, "scenes": 250}}
+    for system, counts in steps.items():
+        arm = run.arm(system, counts, 1, smoke=False)
+        config = configs.plain(configs.load(arm.config, arm.arguments()))
+        assert {name: stage["steps"] for name, stage in config["stages"].items()} == counts and config["seed"] == 1
+    sizes = [configs.plain(configs.load(run.config(name, False)))["system"] for name in ("coca", "albef")]
+    for key in ("image_size", "patch", "patch_stride", "width", "depth", "heads"):
+        assert sizes[0]["img"][key] == sizes[1]["img"][key], key
+    for key in ("width", "mlp_dim", "heads"):
+        assert sizes[0]["txt"][key] == sizes[1]["txt"][key], key
+    assert sizes[0]["txt"]["depth"] + sizes[0]["dec"]["depth"] == sizes[1]["txt"]["depth"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "runs"), [("fusion", 7), ("fusion_cost", 2), ("capfilt", 5)])
+def test_smoke_form_once_and_again(name, runs, tmp_path):
+    """Table, plot and README; a second call trains nothing, and writes the same."""
+    out = tmp_path / "out"
+    out.mkdir()
+    shutil.copy(EXPERIMENTS / name / "README.md", out)
+    command = [sys.executable, str(EXPERIMENTS / name / "run.py"), "--smoke", f"--workdir={tmp_path / 'runs'}",
+               f"--out={out}"]  # fmt: skip
+    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    said = []
+    for _ in range(2):
+        ended = subprocess.run(command, env=env, capture_output=True, text=True, cwd=EXPERIMENTS.parent)
+        assert ended.returncode == 0, ended.stderr[-2000:]
+        said.append(ended.stdout)
+    assert said[0].count("begins") == runs and "begins" not in said[1]
+    assert (out / f"{name}.png").stat().st_size > 10_000
+    readme = (out / "README.md").read_text()
+    assert (out / "results" / f"{name}.md").read_text().strip() in readme and "ot run yet" not in readme
+    data = json.loads((out / "results" / f"{name}.json").read_text())
+    if name == "capfilt":
+        assert data["seeds"][0]["counts"]["web"] == 5 * 72 and set(data["seeds"][0]["curve"]) >= {"precision"}
+    else:
+        assert len(data["runs"]) == runs and data["machine"]["cores"] > 0
