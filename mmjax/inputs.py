@@ -21,7 +21,7 @@ from mmjax.core.config import check_keys
 from mmjax.core.errors import UserError
 from mmjax.data import augment, ledger, tasks
 from mmjax.data import text as texts
-from mmjax.data.chat_task import Sight
+from mmjax.data.chat_task import Chats, Sight
 from mmjax.data.choices import choose
 from mmjax.data.conversations import texts_of
 from mmjax.data.example import BadExample
@@ -37,6 +37,7 @@ from mmjax.decoders.settings import Settings
 from mmjax.evals.base import Evaluator, Tools
 from mmjax.evals.build import build_evaluator
 from mmjax.nn.transformer import BlockSpec
+from mmjax.systems import language
 
 # config["tokenizer"]: `spec` (what open_tokenizer takes), or `train_on`, a source, with `vocab_size` and the `kind`
 # that is trained on its texts; and options of each kind.
@@ -45,8 +46,6 @@ _TRAIN_OPTIONS = {
     WordPiece.kind: ("lower", "added", "clean", "most_words"),
 }
 TOKENIZER_KEYS = ("spec", "kind", "train_on", "vocab_size", *(key for keys in _TRAIN_OPTIONS.values() for key in keys))
-
-DECODER_LENGTH = 2048  # LLaVA's
 
 DATA_KEYS = {
     "train": "source spec, or {spec: weight}",
@@ -110,7 +109,7 @@ def check_vocabulary(config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
 def text_length(config: Mapping[str, Any], overrides: Mapping[str, Any] = MappingProxyType({})) -> int:
     """Tokens per text: `config.data.text_length` (or a stage's), or as many as the system has positions.
 
-    A decoder's do not end: its rows have DECODER_LENGTH tokens unless told, pictures included.
+    A decoder's do not end: its rows have language.LENGTH tokens unless told, pictures included.
     """
     length = {**(config.get("data") or {}), **overrides}.get("text_length")
     most = positions_length(config)
@@ -127,7 +126,7 @@ def positions_length(config: Mapping[str, Any]) -> int:
     if not _has_texts(config):
         return 2
     if _has_decoder(config):
-        return DECODER_LENGTH
+        return language.LENGTH
     return int(_system_field(config, "txt", "length"))
 
 
@@ -261,6 +260,21 @@ def abstract_batch(config: Mapping[str, Any], mesh: Any) -> dict[str, jax.ShapeD
     rows = int(np.prod([mesh.shape[axis] for axis in shd.BATCH_AXES]))
     system: Any = systems.build(config["system"])
     return system.example(rows, text_length(config))
+
+
+def stage_batch(config: Mapping[str, Any], overrides: Mapping[str, Any], rows: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a batch of so many rows, as the stage with these changes to config["data"] reads it.
+
+    Raises:
+      UserError: see `text_length` and `tasks.from_config`.
+    """
+    system: Any = systems.build(config["system"])
+    task = _task(config, data_settings(config, overrides).get("task"))
+    made = system.example(rows, text_length(config, overrides))
+    if isinstance(task, Chats) and task.images:
+        picture = made["image"]
+        made["image"] = jax.ShapeDtypeStruct((rows, task.views, *picture.shape[2:]), picture.dtype)
+    return {key: shape for key, shape in made.items() if key not in getattr(task, "without", ())}
 
 
 def make_tools(config: Mapping[str, Any], tokenizer: Tokenizer) -> Tools:

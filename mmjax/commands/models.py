@@ -16,8 +16,8 @@ from mmjax.core.stacking import STACK, unstack_blocks
 from mmjax.data.choices import choose
 from mmjax.data.tokenizers import ClipBPE, Gemma, SentencePiece, SigLIP, Tokenizer, WordPiece, gemma, load_tokenizer
 from mmjax.data.tokenizers import wordpiece as bert
-from mmjax.data.tokenizers.published import SPIECE, publish
-from mmjax.systems import base
+from mmjax.data.tokenizers.published import LLAMA_SPIECE, SPIECE, publish
+from mmjax.systems import base, language
 from mmjax.train import checkpoint
 from mmjax.weights import files, licences, positions, surgery, vocabulary
 from mmjax.weights.licences import Entry
@@ -136,7 +136,7 @@ def load(
     if not is_mmjax(path):
         if step is not None:
             raise UserError(f"{path} is no checkpoint of mmjax and has no steps, so step {step} means nothing")
-        if only is None or only(positions.TEXT):
+        if (only is None or only(positions.TEXT)) and "txt" in read_system(path):
             _check_padding_side(path)
         loaded = surgery.load(path, shapes, image_size=image_size, text_length=text_length, only=only, place=place)
         account = loaded.account.summary()
@@ -171,8 +171,10 @@ def grow_vocab(model: Model, rows: int) -> Model:
     """The model with a token embedding of so many rows; the new ones are the mean of the old ones.
 
     Raises:
-      UserError: fewer rows than there are.
+      UserError: fewer rows than there are, or a system whose words are not a text tower's.
     """
+    if "txt" not in model.system:
+        raise UserError(f"the vocabulary of the system {model.system['name']} cannot be grown: it has no text tower")
     before = model.system["txt"]["vocab"]
     system, variables = vocabulary.grow(model.system, model.variables, rows)
     changes = (*model.changes, vocabulary.account(before, rows)) if rows > before else model.changes
@@ -202,11 +204,18 @@ def save(model: Model, layout: str, directory: pathlib.Path) -> None:
         card.write(directory, model, layout, None if tokenizer is None else "mmjax's own files, in tokenizer/")
         return
     end = None
-    if layout == "hf" and tokenizer is not None and tokenizer.eos_id == HF_LARGEST and not is_siglip(model.system):
+    system, decoder = model.system, model.system["name"] in systems.DECODERS
+    if (
+        layout == "hf"
+        and tokenizer is not None
+        and tokenizer.eos_id == HF_LARGEST
+        and not (decoder or is_siglip(system))
+    ):
         model, end = _with_end(model, tokenizer)
     eos_id = None if tokenizer is None else tokenizer.eos_id if end is None else end[1]
     surgery.export(model.variables, model.system, layout, directory, origin=model.origin, eos_id=eos_id)
-    words = None if tokenizer is None else publish(tokenizer, directory, model.system["txt"]["length"], end=end)
+    length = language.LENGTH if decoder else system["txt"]["length"]
+    words = None if tokenizer is None else publish(tokenizer, directory, length, end=end, decoder=decoder)
     if layout == "open_clip":
         _name_tokenizer(directory, tokenizer)
     card.write(directory, model, layout, words)
@@ -261,10 +270,10 @@ def _metrics(path: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _vocabulary(path: pathlib.Path) -> pathlib.Path | None:
-    """The vocabulary of a published checkpoint: a SentencePiece model, a `tokenizer.json` of Gemma's, or BERT's."""
+    """The vocabulary of a published checkpoint: SentencePiece models, a `tokenizer.json` of Gemma's, or BERT's."""
     folder = path if path.is_dir() else path.parent
-    if (folder / SPIECE).is_file():
-        return folder / SPIECE
+    if named := [folder / name for name in (SPIECE, LLAMA_SPIECE) if (folder / name).is_file()]:
+        return named[0]
     return folder / gemma.FILE if gemma.is_published(folder) else bert.published_file(folder)
 
 
@@ -283,7 +292,7 @@ def tokenizer_of(model: Model) -> Tokenizer | None:
     """The checkpoint's tokenizer; CLIP's own for a published model of its vocabulary."""
     if isinstance(model.tokenizer, Tokenizer):
         return model.tokenizer
-    if model.tokenizer is not None and model.tokenizer.name == SPIECE:
+    if model.tokenizer is not None and model.tokenizer.name in (SPIECE, LLAMA_SPIECE):
         kind = SigLIP if is_siglip(model.system) else SentencePiece
         return kind(model.tokenizer.read_bytes())
     if model.tokenizer is not None and model.tokenizer == bert.published_file(model.tokenizer.parent):

@@ -86,6 +86,11 @@ class Chats:
         """Keys that the batch does not have."""
         return () if self.images else ("image", "slot")
 
+    @property
+    def views(self) -> int:
+        """I, views of a row: as many as its pictures have at most."""
+        return (self.images or 0) * self._each
+
     # ---------------------------------------------------------------- one example
 
     def check(self, example: Mapping[str, Any], text: Any) -> None:
@@ -129,14 +134,14 @@ class Chats:
 
     @property
     def _each(self) -> int:
-        """V, views of a picture at most."""
+        """Views of a picture at most."""
         size = self.sight.size if self.sight else 1
         return 1 + max((width // size * (height // size) for width, height in self.grids), default=0)
 
     @property
     def _states(self) -> int:
         """States of all views of a row; the newline is the number behind them."""
-        return (self.images or 0) * self._each * (self.sight.states if self.sight else 0)
+        return self.views * (self.sight.states if self.sight else 0)
 
     def _pictures(self, talk: Conversation, pictures: Sequence[np.ndarray]) -> None:
         if len(pictures) > (self.images or 0):
@@ -164,9 +169,9 @@ class Chats:
         return found
 
     def _views(self, pictures: Sequence[np.ndarray], make: Make, rng: np.random.Generator) -> np.ndarray:
-        """uint8[I * V, S, S, 3]: the views of all pictures, black where there are none."""
+        """uint8[I, S, S, 3]: the views of all pictures, black where there are none."""
         size = self.sight.size if self.sight else 0
-        out = np.zeros(((self.images or 0) * self._each, size, size, 3), np.uint8)
+        out = np.zeros((self.views, size, size, 3), np.uint8)
         for number, picture in enumerate(pictures):
             if self.grids:
                 grid = anyres.select_grid(anyres.Size(picture.shape[1], picture.shape[0]), self.grids, self.rule)

@@ -85,11 +85,7 @@ def abstract_step(config: Mapping[str, Any], name: str, mesh: shd.AnyMesh) -> Ab
     variables = shd.unbox(boxed)
     tx, placed = main.optimizer(stage, variables, shardings, mesh)
     state = jax.eval_shape(functools.partial(begin, stage, tx), variables, jax.random.key(0))
-    smallest = math.prod(mesh.shape[axis] for axis in shd.BATCH_AXES)  # examples of an abstract batch
-    batch = {
-        key: jax.ShapeDtypeStruct((leaf.shape[0] // smallest * batch_size, *leaf.shape[1:]), leaf.dtype)
-        for key, leaf in inputs.abstract_batch(config, mesh).items()
-    }
+    batch = inputs.stage_batch(config, stage.data, batch_size)
     jitted = main.compiled_step(functools.partial(train_step, system, tx, stage), placed, mesh)
     return AbstractStep(name, stage, mesh, batch_size, state, batch, placed, jitted)
 

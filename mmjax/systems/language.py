@@ -20,6 +20,9 @@ from mmjax.nn.position import RopeScaling
 from mmjax.nn.transformer import REMAT
 from mmjax.systems import base
 
+LENGTH = 2048
+"""Tokens of a row unless told, as LLaVA's training has them: positions do not end."""
+
 
 class LanguageModel(nn.Module):
     """Texts that a decoder reads and writes.

@@ -56,6 +56,24 @@ def test_through_another_layout_and_back(name: str, through: str, golden: pathli
     assert one == other
 
 
+@pytest.mark.parametrize("layout", ["hf", "llava"])
+def test_a_decoders_tokenizer_goes_along(layout: str, golden: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    words = SentencePiece.train(
+        ["a red circle", "a blue square", "what is it ?"], 60, byte_fallback=False, model_type="bpe"
+    )
+    made = models.load(golden / "llava15" / "a")._replace(tokenizer=words)
+    models.save(made, layout, tmp_path / "saved")
+    back = models.load(tmp_path / "saved")
+    found = models.tokenizer_of(back)
+    assert found is not None and found.digest == words.digest and back.system == made.system
+    np.testing.assert_array_equal(back.variables["params"]["llm"]["embed"]["embedding"],
+                                  made.variables["params"]["llm"]["embed"]["embedding"])  # fmt: skip
+    (tmp_path / "saved" / "tokenizer_config.json").write_text('{"padding_side": "left"}')  # as published: for batches
+    assert models.load(tmp_path / "saved").system == made.system
+    with pytest.raises(UserError, match="system llava cannot be grown: it has no text tower"):
+        models.grow_vocab(made, 200)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_is_kept(dtype: str, golden: pathlib.Path, tmp_path: pathlib.Path) -> None:
     source = tmp_path / "half"

@@ -129,8 +129,7 @@ def test_long_rows_are_cut_and_those_with_nothing_left_are_dropped(words, tmp_pa
     assert pipeline[0]["index"].tolist() == [1, 1]
     iterator = iter(pipeline)
     next(iterator)
-    (dropped,) = iterator.dropped
-    assert (dropped.reason, dropped.key) == ("nothing to learn", "r0")
+    assert {(item.reason, item.key) for item in iterator.dropped} == {("nothing to learn", "r0")}
     iterator.close()
     with pytest.raises(UserError, match=r"text_length = 5 has no room for a caption: .* 5 tokens"):
         make(source, words, of="caption", template="plain", length=5)[0]
@@ -191,6 +190,22 @@ def test_the_system_says_what_a_picture_is_and_how_long_rows_may_be(words) -> No
     source = {"train": "emoji_scenes:train?parts=conversation&length=40", "text_length": 300}
     assert "image" not in inputs.make_pipeline(config(chat, "language", **source), {}, words)[0]
     inputs.check_vocabulary(config(chat), words)
+
+
+def test_the_shapes_of_a_stage_are_those_of_its_batches(words) -> None:
+    chat, length = {"kind": "chat"}, {"text_length": 300}
+    texts = {"train": "emoji_scenes:train?parts=conversation&length=40", "task": {**chat, "images": 0}}
+    for made, changes in [
+        (config(chat, **length), {}),
+        (config(chat, **length), {"text_length": 90, "task": {**chat, "of": "caption", "template": "plain"}}),
+        (config(chat, **length), {"task": {**chat, "images": 2, "grids": [(16, 16), (8, 16)]}}),
+        (config(chat, **length), texts),
+        (config(chat, "language", **length), texts),
+    ]:
+        batch = inputs.make_pipeline(made, changes, words)[0]
+        shapes = inputs.stage_batch(made, changes, 2)
+        wanted = {key: (array.shape, array.dtype) for key, array in batch.items() if key != "index"}
+        assert {key: (leaf.shape, leaf.dtype) for key, leaf in shapes.items()} == wanted
 
 
 def test_mistakes_between_task_and_system(words) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from mmjax.core.errors import UserError
 from mmjax.data.tokenizers import ClipBPE, SentencePiece, SigLIP, load_tokenizer, open_tokenizer
-from mmjax.data.tokenizers.published import SPIECE, publish
+from mmjax.data.tokenizers.published import LLAMA_SPIECE, SPIECE, publish
 from mmjax.data.tokenizers.siglip import canonical
 
 TEXTS = ["a red circle", "a blue square on the left", "two green triangles", "a photo of a cat and a dog"]
@@ -57,6 +57,10 @@ def test_sentence_pieces_files(trained: SentencePiece, tmp_path: pathlib.Path) -
     assert (tmp_path / SPIECE).read_bytes() == trained.model and "AutoTokenizer" in said
     model = json.loads((tmp_path / "tokenizer.json").read_text())["model"]
     assert len(model["vocab"]) == 280 and model["byte_fallback"] and model["unk_id"] == 3
+    publish(trained, tmp_path, 16, decoder=True)
+    around = json.loads((tmp_path / "tokenizer.json").read_text())["post_processor"]
+    assert [list(part) for part in around["single"]] == [["SpecialToken"], ["Sequence"]]  # no end: it is gone on with
+    assert (tmp_path / LLAMA_SPIECE).read_bytes() == trained.model
     publish(trained, tmp_path, 16, end=("<|endoftext|>", 280))
     whole = json.loads((tmp_path / "tokenizer.json").read_text())
     assert whole["added_tokens"][-1]["id"] == 280 and whole["post_processor"]["single"][-1]["SpecialToken"]["id"] == (

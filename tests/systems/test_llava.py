@@ -17,6 +17,7 @@ from mmjax.data import rows as data_rows
 from mmjax.data.chat import Row
 from mmjax.decoders.generate import generate
 from mmjax.decoders.settings import Settings
+from mmjax.nn.patch import normalise
 from mmjax.systems.llava import STAGES
 from mmjax.weights import files, surgery
 
@@ -131,6 +132,25 @@ def test_writing_with_a_cache_is_as_without():
         whole = {"ids": ids, "valid": np.ones_like(ids, bool), "slot": slot, "image": batch["image"][n : n + 1]}
         logits = np.asarray(model.apply({"params": params}, whole, method="logits"))[0]
         assert logits.argmax(-1)[start - 1 : length - 1].tolist() == ids[0, start:].tolist()
+
+
+@pytest.mark.parametrize(
+    ("cls", "keep", "count", "first"), [(True, False, 4, 1), (True, True, 5, 0), (False, False, 4, 0)]
+)
+def test_of_a_tower_all_patches_are_seen_and_its_class_token_if_it_stays(cls, keep, count, first):
+    img = {**IMG, "cls": cls, "pool": "none", "norm_post": "none"}
+    model, params = init({**TINY, "img": img, "keep_cls": keep, "newline": False})
+    assert model.view_states == count
+    image = np.random.default_rng(0).integers(0, 256, (1, 2, 8, 8, 3), np.uint8)
+    seen = np.asarray(model.apply({"params": params}, image, method="see"))
+    assert seen.shape == (1, 2 * count, 24)
+
+    def states(model, image):
+        tapped = model.img(normalise(image, model.mean, model.std)).tapped
+        return model.projector(tapped[0])
+
+    alone = np.asarray(model.apply({"params": params}, image[0], method=states))
+    np.testing.assert_allclose(seen[0], alone[:, first:].reshape(-1, 24), atol=1e-6)
 
 
 @pytest.mark.parametrize("fixture", ["llava15/a", "llava_next_original/a", "mistral/a"])

@@ -21,10 +21,18 @@ from mmjax.data.tokenizers.siglip import SigLIP
 from mmjax.data.tokenizers.wordpiece import WordPiece
 
 SPIECE = "spiece.model"
+LLAMA_SPIECE = "tokenizer.model"  # of decoders
 _SPACE = "▁"
 
 
-def publish(tokenizer: Tokenizer, directory: Path, length: int, *, end: tuple[str, int] | None = None) -> str:
+def publish(
+    tokenizer: Tokenizer,
+    directory: Path,
+    length: int,
+    *,
+    end: tuple[str, int] | None = None,
+    decoder: bool = False,
+) -> str:
     """Writes the files; returns a line that says what other libraries can and cannot do with them.
 
     Args:
@@ -32,6 +40,8 @@ def publish(tokenizer: Tokenizer, directory: Path, length: int, *, end: tuple[st
       directory: the folder of the exported checkpoint.
       length: tokens of a text.
       end: spelling and id of an end token beyond a SentencePiece vocabulary, instead of its own.
+      decoder: whether what it tokenizes is gone on with: no end token is put behind it, and a SentencePiece vocabulary
+        is named as LLaMA's.
 
     Raises:
       UserError: an end token beyond another vocabulary.
@@ -48,11 +58,12 @@ def publish(tokenizer: Tokenizer, directory: Path, length: int, *, end: tuple[st
     if isinstance(tokenizer, WordPiece):
         return _word_piece(tokenizer, directory, length)
     assert isinstance(tokenizer, SentencePiece)
-    (directory / SPIECE).write_bytes(tokenizer.model)
+    spiece = LLAMA_SPIECE if decoder else SPIECE
+    (directory / spiece).write_bytes(tokenizer.model)
     if isinstance(tokenizer, SigLIP):
         _siglip(tokenizer, directory, length)
         return "transformers' SiglipTokenizer gives the same ids, but for underscores, which it drops"
-    return _sentence_piece(tokenizer, directory, length, end)
+    return _sentence_piece(tokenizer, directory, length, end, spiece)
 
 
 def _write(directory: Path, name: str, content: Any) -> None:
@@ -70,14 +81,13 @@ def _added(number: int, token: str) -> dict[str, Any]:
     return {"id": number, "content": token, **plain}
 
 
-def _rows(bos: tuple[str, int] | None, eos: tuple[str, int]) -> dict[str, Any]:
-    """Begin (if there is one), text, end."""
-    ends = [end for end in (bos, eos) if end is not None]
-    named = [{"SpecialToken": {"id": token, "type_id": 0}} for token, _ in ends]
-    text = {"Sequence": {"id": "A", "type_id": 0}}
-    single = [*named[:-1], text, named[-1]]
-    second = [{"Sequence": {"id": "B", "type_id": 0}}, named[-1]]
-    special = {token: {"id": token, "ids": [number], "tokens": [token]} for token, number in ends}
+def _rows(bos: tuple[str, int] | None, eos: tuple[str, int] | None) -> dict[str, Any]:
+    """Begin (if there is one), text, end (if there is one)."""
+    begin, end = ([] if one is None else [{"SpecialToken": {"id": one[0], "type_id": 0}}] for one in (bos, eos))
+    single = [*begin, {"Sequence": {"id": "A", "type_id": 0}}, *end]
+    second = [{"Sequence": {"id": "B", "type_id": 0}}, *end]
+    both = [one for one in (bos, eos) if one is not None]
+    special = {token: {"id": token, "ids": [number], "tokens": [token]} for token, number in both}
     return {"type": "TemplateProcessing", "single": single, "pair": single + second, "special_tokens": special}
 
 
@@ -160,11 +170,13 @@ def _word_piece(tokenizer: WordPiece, directory: Path, length: int) -> str:
     return "transformers' BertTokenizer gives the same ids, but for texts that spell specials; it cleans no captions"
 
 
-def _sentence_piece(tokenizer: SentencePiece, directory: Path, length: int, end: tuple[str, int] | None) -> str:
+def _sentence_piece(
+    tokenizer: SentencePiece, directory: Path, length: int, end: tuple[str, int] | None, spiece: str
+) -> str:
     """`tokenizer.json` of a unigram vocabulary whose texts are taken as they are."""
     trainer, normalizer = (_message(tokenizer.model, field) for field in (2, 3))
     if trainer.get(3, 1) != 1 or normalizer.get(2) or normalizer.get(4, 1):
-        return f"{SPIECE} is written alone: tokenizer.json cannot say this model type or normalization"
+        return f"{spiece} is written alone: tokenizer.json cannot say this model type or normalization"
     pieces = tokenizer.pieces()
     bos = None if tokenizer.bos_id is None else (pieces[tokenizer.bos_id][0], tokenizer.bos_id)
     eos, unk = end or (pieces[tokenizer.eos_id][0], tokenizer.eos_id), pieces[tokenizer.unk_id][0]
@@ -179,7 +191,7 @@ def _sentence_piece(tokenizer: SentencePiece, directory: Path, length: int, end:
         "added_tokens": [*added, *([_added(end[1], end[0])] if end else [])],
         "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": _SPACE}, *steps]},
         "pre_tokenizer": None,
-        "post_processor": _rows(bos, eos),
+        "post_processor": _rows(bos, None if spiece == LLAMA_SPIECE else eos),
         "decoder": {"type": "Sequence", "decoders": back},
         "model": {
             "type": "Unigram",
