@@ -6,7 +6,6 @@ count of workers and processes gives the same global batches, and why a resumed 
 
 import dataclasses
 import functools
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -18,6 +17,7 @@ from absl import flags, logging
 from mmjax.core.errors import UserError
 from mmjax.data import ledger, tasks
 from mmjax.data.example import NO_PICTURE
+from mmjax.data.fingerprint import describe, differences, plain
 from mmjax.data.load import Check, Examples, Load
 from mmjax.data.task import Whole
 from mmjax.data.workers import follow_parent
@@ -147,7 +147,7 @@ class Pipeline:
         self.batch_size = batch_size
         self.workers, self.threads, self.read_ahead = workers, threads, read_ahead
         self.batches = _Batches(samples, tokenizer, length, batch_size, self.rows, task, buckets, texts)
-        self.fingerprint = _plain(
+        self.fingerprint = plain(
             {
                 "seed": seed,
                 "batch_size": batch_size,
@@ -155,11 +155,11 @@ class Pipeline:
                 "shuffle": shuffle,
                 "drop_remainder": drop_remainder,
                 "sources": [{"name": n, "length": len(s), "weight": shares[n]} for n, s in named.items()],
-                "image": _describe(image),
-                "text": _describe(text),
+                "image": describe(image),
+                "text": describe(text),
                 "tokenizer": {"kind": type(tokenizer).__name__, "digest": tokenizer.digest},
                 **({"text_buckets": buckets} if buckets else {}),
-                **({} if task == tasks.Pairs() else {"task": _describe(task)}),
+                **({} if task == tasks.Pairs() else {"task": describe(task)}),
             }
         )
 
@@ -221,7 +221,7 @@ class PipelineIterator(Iterator[NumpyBatch]):
 
     def get_state(self) -> dict[str, Any]:
         """A JSON-able dict from which `set_state` of an equal pipeline continues with the next batch."""
-        return _plain(
+        return plain(
             {
                 "version": STATE_VERSION,
                 "step": self.step,
@@ -242,7 +242,7 @@ class PipelineIterator(Iterator[NumpyBatch]):
             raise UserError(f"not the state of a data pipeline: it lacks {error}") from None
         if version != STATE_VERSION:
             raise UserError(f"pipeline state of version {version}; this mmjax reads version {STATE_VERSION}")
-        changed = _differences(_plain(saved), self.pipeline.fingerprint)
+        changed = differences(plain(saved), self.pipeline.fingerprint)
         if changed:
             raise UserError(
                 "the data pipeline is not the one that the checkpoint was made with, so its order cannot be "
@@ -431,28 +431,3 @@ def _check_buckets(buckets: Sequence[int], length: int) -> list[int]:
     if any(not isinstance(size, int) or not 1 < size < length for size in found) or found != sorted(set(found)):
         raise UserError(f"data text_buckets = {found}; valid: lengths from 2 to {length - 1}, ascending")
     return found
-
-
-def _describe(transform: Any) -> dict[str, Any]:
-    """The kind and the fields of a transform, for the state."""
-    kind = type(transform).__name__
-    if dataclasses.is_dataclass(transform) and not isinstance(transform, type):
-        return dict(kind=kind, **dataclasses.asdict(transform))
-    return {"kind": getattr(transform, "__qualname__", kind)}
-
-
-def _plain(value: Any) -> Any:
-    """As JSON reads it back: tuples become lists, so that saved and present values compare equal."""
-    return json.loads(json.dumps(value))
-
-
-def _differences(saved: Any, now: Any, path: str = "") -> list[str]:
-    """'path: was x, is y' for every leaf that differs."""
-    if isinstance(saved, dict) and isinstance(now, dict):
-        keys = [*saved, *(key for key in now if key not in saved)]
-        nested = (_differences(saved.get(k), now.get(k), f"{path}.{k}" if path else k) for k in keys)
-        return [line for lines in nested for line in lines]
-    if isinstance(saved, list) and isinstance(now, list) and len(saved) == len(now):
-        pairs = enumerate(zip(saved, now, strict=True))
-        return [line for i, (a, b) in pairs for line in _differences(a, b, f"{path}[{i}]")]
-    return [] if saved == now else [f"{path} was {saved!r}, is {now!r}"]
