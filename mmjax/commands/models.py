@@ -13,11 +13,13 @@ from mmjax.core import sharding as shd
 from mmjax.core import trees
 from mmjax.core.errors import UserError
 from mmjax.core.stacking import STACK, unstack_blocks
+from mmjax.data import anyres
 from mmjax.data.choices import choose
 from mmjax.data.tokenizers import ClipBPE, Gemma, SentencePiece, SigLIP, Tokenizer, WordPiece, gemma, load_tokenizer
 from mmjax.data.tokenizers import wordpiece as bert
 from mmjax.data.tokenizers.published import LLAMA_SPIECE, SPIECE, publish
 from mmjax.systems import base, language
+from mmjax.systems.clip import MEAN
 from mmjax.train import checkpoint
 from mmjax.weights import files, licences, positions, surgery, vocabulary
 from mmjax.weights.licences import Entry
@@ -161,10 +163,24 @@ def load(
 
 
 def eval_image(model: Model) -> dict[str, Any]:
-    """How a published model's pictures are prepared, for `data.eval_image`: squeezed to a square; CLIP's are cut."""
+    """How a published model's pictures are prepared, for `data.eval_image`: squeezed to a square; CLIP's are cut; those
+    of LLaVA-1.5, in its authors' layout, are filled up to a square."""
     squeezed = is_siglip(model.system) or model.system["name"] in ("albef", "blip")
-    mode = {"mode": "square"} if squeezed else {}
+    mode: dict[str, Any] = {"mode": "square"} if squeezed else {}
+    if model.origin is not None and model.origin.config.get("image_aspect_ratio") == "pad":
+        mode = {"mode": "pad", "background": tuple(int(255 * value) for value in MEAN)}
     return mode if model.origin is None else {**mode, "resample": model.origin.resample}
+
+
+def chat_task(model: Model, template: str) -> dict[str, Any]:
+    """How a published model's conversations are written, for `data.task`; NeXT sees pictures in tiles."""
+    config = {} if model.origin is None else model.origin.config
+    task: dict[str, Any] = {"kind": "chat", "template": template}
+    if model.layout == "hf" and model.system.get("newline"):
+        return {**task, "grids": config.get("image_grid_pinpoints") or anyres.GRIDS, "rule": "hf"}
+    if config.get("image_aspect_ratio") == "anyres":
+        return {**task, "grids": config.get("image_grid_pinpoints") or anyres.GRIDS}
+    return task
 
 
 def grow_vocab(model: Model, rows: int) -> Model:

@@ -31,6 +31,7 @@ class Llama(nn.Module):
       window: a token sees so many, itself included (Mistral 0.1); None: all before it.
       qkv_bias, out_bias, mlp_bias: none in the published LLaMAs.
       tied: the output map is the embedding.
+      init_std: of all kernels and the embedding before training.
       scan, remat, attention: see Transformer and BlockSpec.
 
     Source: Touvron et al. 2023 (LLaMA), §2.2; Jiang et al. 2023 (Mistral 7B), §2; grouped heads: Ainslie et al. 2023.
@@ -52,17 +53,18 @@ class Llama(nn.Module):
     out_bias: bool = False
     mlp_bias: bool = False
     tied: bool = False
+    init_std: float = 0.02
     attention: str = "xla"
     scan: bool = False
     remat: str | None = None
     dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
-        self.embed = Embed(self.vocab, self.width, normal(0.02), self.dtype)
+        self.embed = Embed(self.vocab, self.width, normal(self.init_std), self.dtype)
         self.transformer = Transformer(self._spec(), self.depth, self.scan, self.remat)
         self.norm_final = RMSNorm(self.eps, self.dtype)
         if not self.tied:
-            self.head = Dense(self.vocab, ("embed", "vocab"), False, normal(0.02), dtype=self.dtype)
+            self.head = Dense(self.vocab, ("embed", "vocab"), False, normal(self.init_std), dtype=self.dtype)
 
     def __call__(
         self,
@@ -127,7 +129,7 @@ class Llama(nn.Module):
             mlp_bias=self.mlp_bias,
             gated=True,
             attention=self.attention,
-            inits=normal_init(),
+            inits=normal_init(self.init_std),
             dtype=self.dtype,
         )
 

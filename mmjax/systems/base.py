@@ -74,6 +74,7 @@ llm:
   kv_heads (default heads), head_dim (default width / heads), act (default "silu"), eps (default 1e-5)
   theta (default 10000), rope_scaling (mapping: kind "linear" or "llama3", factor, low, high, length), window
   qkv_bias, out_bias, mlp_bias, tied   default false
+  init_std     of kernels and embedding before training, default 0.02
 """
 
 from collections.abc import Collection, Mapping

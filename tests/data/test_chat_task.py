@@ -9,7 +9,10 @@ from PIL import Image
 from mmjax import inputs
 from mmjax.core.errors import BadExample, UserError
 from mmjax.data import augment, tasks, text
+from mmjax.data.chat import Conversation, chat_row
+from mmjax.data.chat_prompts import Asker
 from mmjax.data.chat_task import Chats, Sight
+from mmjax.data.chat_templates import template
 from mmjax.data.conversations import of_example, texts_of
 from mmjax.data.example import check_batch
 from mmjax.data.pipeline import Pipeline
@@ -81,6 +84,68 @@ def test_captions_are_conversations_of_a_picture_and_a_text(words) -> None:
         assert batch["slot"][row, :6].tolist() == [-1, 0, 1, 2, 3, -1]
     asked = make(source, words, of="caption", ask="What is it?")[0]
     assert "What is it?" in words.decode(asked["ids"][0][asked["valid"][0] & ~asked["mask_loss"][0]])
+
+
+QUESTIONS = "emoji_scenes:train?parts=image,questions&size=16&length=40"
+
+
+def test_questions_with_short_answers_are_the_turns_of_a_conversation(words) -> None:
+    sources = {"a": open_source(QUESTIONS), "b": open_source(SCENES)}
+    batch = make(sources, words, short="In a word.", batch_size=8)[0]
+    kinds = set()
+    for row in range(8):
+        asked = int(batch["index"][row]) < 40
+        kinds.add(asked)
+        example = sources["a" if asked else "b"][int(batch["index"][row]) % 40]
+        read = words.decode(batch["ids"][row][batch["valid"][row] & ~batch["mask_loss"][row]])
+        if asked:
+            assert answers(words, batch, row).split() == [word for q in example["questions"] for word in q[1].split()]
+            assert f"{example['questions'][0][0]}\nIn a word." in read and read.count("In a word.") == 1
+        else:
+            assert "In a word." not in read
+    assert kinds == {True, False}
+    with pytest.raises(BadExample, match="no question with an answer"):
+        of_example({"key": "a", "question": "What?", "answers": []})
+    assert of_example({"key": "a", "question": "What?", "answers": ["b", "a", "a"]})[0].turns == [("What?", "a")]
+
+
+@pytest.mark.parametrize("more", [{}, {"grids": [(16, 16), (8, 16)]}])
+def test_prompts_end_where_the_answers_begin(words, more) -> None:
+    task = Chats(images=2, sight=SIGHT._replace(newline=True), **more)
+    ask = Asker(task, words, lambda picture: picture[:8, :8], 300)
+    source = open_source(QUESTIONS)
+    pictures = [source[n]["image"] for n in range(2)]
+    batch = ask(["What is it?", "How many dogs are in the picture?"], pictures)
+    check_batch({key: np.stack([value[n] for n in range(2)]) for key, value in batch.items()})
+    for row, asked in enumerate(["What is it?", "How many dogs are in the picture?"]):
+        talk = Conversation("a", [(f"<image>\n{asked}", None)])
+        alone = ask.talk(talk, [pictures[row]])
+        count = int(alone["valid"].sum())
+        assert words.decode(alone["ids"][0][:count]).endswith(f"{asked} ASSISTANT:") and alone["valid"].all()
+        for key in ("ids", "slot", "valid"):
+            np.testing.assert_array_equal(batch[key][row][:count], alone[key][0])
+        assert not batch["valid"][row][count:].any()
+        np.testing.assert_array_equal(batch["image"][row], alone["image"][0])
+        whole = chat_row(talk._replace(turns=[(f"<image>\n{asked}", "Yes.")]), template("vicuna_v1"), words)
+        first = int(np.argmax(whole.mask_loss))
+        np.testing.assert_array_equal(whole.ids[:first][whole.image[:first] < 0], alone["ids"][0][alone["slot"][0] < 0])
+    texts = ask.talk(Conversation("a", [("Hi.", "Yes?"), ("Why?", None)]), [])
+    assert sorted(texts) == ["ids", "valid"]
+    two = ask.talk(Conversation("a", [("<image> or <image>?", None)]), pictures)
+    assert two["image"].shape[1] == 2 * (5 if more else 1)
+
+
+def test_prompts_that_cannot_be_made(words) -> None:
+    picture = np.zeros((8, 8, 3), np.uint8)
+    task = Chats(sight=SIGHT)
+    with pytest.raises(UserError, match="question 1: the prompt has [0-9]+ tokens, pictures included; valid: up to 9"):
+        Asker(task, words, lambda picture: picture, 9)(["What?"], [picture])
+    with pytest.raises(UserError, match="give --template, one of v0, v1,"):
+        Asker(None, words, lambda picture: picture, 90)(["What?"], [picture])
+    with pytest.raises(BadExample, match="2 places for pictures"):
+        Asker(task, words, lambda picture: picture, 90).talk(Conversation("a", [("<image><image>", None)]), [picture])
+    with pytest.raises(UserError, match="sees no pictures"):
+        Asker(Chats(), words, lambda picture: picture, 90)(["What?"], [picture])
 
 
 def test_several_pictures_beside_texts_alone(words, tmp_path) -> None:

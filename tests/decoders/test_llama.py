@@ -51,6 +51,13 @@ def test_parameters_of_the_published_sizes(size, count):
     assert trees.count(shd.unbox(made)["params"]) == count
 
 
+def test_weights_begin_as_wide_as_told():
+    model = Llama(**TINY, init_std=0.3)
+    made = shd.unbox(model.init(jax.random.key(0), IDS, ALL, method=text))["params"]
+    for path, leaf in trees.flatten(made).items():
+        assert path.endswith("scale") or 0.2 < float(np.std(leaf)) < 0.4, path
+
+
 def test_a_token_sees_what_is_before_it_and_no_padding():
     model = Llama(**TINY)
     params = init(model)
