@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-HELP = """/image PATH  shows a picture with the next question; again for another one (<image> in the question says where)
+HELP = """/image PATH  shows a picture with the next question; again for another (<image> in the question says where)
 /reset       forgets the conversation and its pictures
 /quit        ends, as the end of the input does"""
 

@@ -138,7 +138,7 @@ def test_prompts_end_where_the_answers_begin(words, more) -> None:
 def test_prompts_that_cannot_be_made(words) -> None:
     picture = np.zeros((8, 8, 3), np.uint8)
     task = Chats(sight=SIGHT)
-    with pytest.raises(UserError, match="question 1: the prompt has [0-9]+ tokens, pictures included; valid: up to 9"):
+    with pytest.raises(UserError, match=r"question 1: the prompt has [0-9]+ tokens, pictures included; valid: up to 9"):
         Asker(task, words, lambda picture: picture, 9)(["What?"], [picture])
     with pytest.raises(UserError, match="give --template, one of v0, v1,"):
         Asker(None, words, lambda picture: picture, 90)(["What?"], [picture])
