@@ -275,6 +275,8 @@ def stage_batch(config: Mapping[str, Any], overrides: Mapping[str, Any], rows: i
     if isinstance(task, Chats) and task.images:
         picture = made["image"]
         made["image"] = jax.ShapeDtypeStruct((rows, task.most_views, *picture.shape[2:]), picture.dtype)
+    if isinstance(task, Chats) and task.pack > 1:
+        made["sample"] = made["ids"]
     return {key: shape for key, shape in made.items() if key not in getattr(task, "without", ())}
 
 

@@ -18,7 +18,7 @@ from mmjax.core import files, processes, trees
 from mmjax.core import rng as rngs
 from mmjax.core import sharding as shd
 from mmjax.core.errors import UserError
-from mmjax.data import ledger
+from mmjax.data import ledger, rows
 from mmjax.train import checkpoint, loop, progress, writers
 from mmjax.train.optim import learning_rate, make_optimizer
 from mmjax.train.stage import Stage, make_stage
@@ -110,6 +110,8 @@ def train(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
                 start, saved, reached = resumed - offset, meta["data"], True
             variables = {}  # the state has them now
             describe(name, stage, state, start)
+            if jax.process_index() == 0 and pipelines[name].batches.pack > 1:
+                print(f"  {rows.account(pipelines[name][start], pipelines[name].batches.pack)}")
             state = run_stage(
                 name, stage, state, placed,
                 step_fn=functools.partial(train_step, system, tx, stage), data=pipelines[name], data_state=saved,

@@ -69,7 +69,7 @@ class Asker:
                 "the checkpoint does not say how its conversations are written: give --template, one of "
                 f"{', '.join(TEMPLATES)}"
             )
-        return dataclasses.replace(self.task, images=images, of="conversation")
+        return dataclasses.replace(self.task, images=images, of="conversation", pack=1)
 
 
 class _Views:

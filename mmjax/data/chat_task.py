@@ -13,7 +13,8 @@ from mmjax.data.chat_templates import Template, template
 from mmjax.data.choices import choose
 from mmjax.data.conversations import of_example
 from mmjax.data.image import composite
-from mmjax.data.rows import Spliced, spliced, stacked
+from mmjax.data.rows import Spliced, joined, spliced, stacked
+from mmjax.data.rows import samples as packed_samples
 from mmjax.data.task import Arrays, Make, Sample, one_picture
 
 OF = ("conversation", "caption")
@@ -54,6 +55,9 @@ class Chats:
       grids: pairs (width, height) of pixels, for tiles besides the whole picture (LLaVA-NeXT); such pictures are
         not augmented. (): the whole picture alone, as config.data.image makes it.
       rule: of the grids, see data/anyres.py.
+      pack: conversations of a row, one behind the other, which do not see each other and count their positions by
+        themselves (`sample` says whose a token is). Rows have a fixed number of them, so that each is a function of its
+        place alone; a row that is longer than the batch is cut at its end. `images` counts those of one conversation.
       sight: of the system; None: it reads texts alone.
     """
 
@@ -64,6 +68,7 @@ class Chats:
     short: str = ""
     grids: Sequence[Sequence[int]] = ()
     rule: str = "original"
+    pack: int = 1
     sight: Sight | None = None
 
     def __post_init__(self) -> None:
@@ -76,6 +81,8 @@ class Chats:
         if most < 0 or (most and self.sight is None):
             why = "0 or more" if most < 0 else "0, for the system sees no pictures"
             raise UserError(f"task chat: images = {most}; valid: {why}")
+        if not isinstance(self.pack, int) or self.pack < 1:
+            raise UserError(f"task chat: pack = {self.pack!r}; valid: 1 conversation a row, or more")
         if self.of == "caption" and not most:
             raise UserError("task chat: captions are of pictures, but images = 0")
         size = self.sight.size if self.sight else 1
@@ -92,6 +99,11 @@ class Chats:
     @property
     def most_views(self) -> int:
         """I, views of a row: as many as its pictures have at most."""
+        return self.pack * self._own_views
+
+    @property
+    def _own_views(self) -> int:
+        """Of a conversation."""
         return (self.images or 0) * self._each
 
     # ---------------------------------------------------------------- one example
@@ -147,8 +159,8 @@ class Chats:
 
     @property
     def _states(self) -> int:
-        """States of all views of a row; the newline is the number behind them."""
-        return self.most_views * (self.sight.states if self.sight else 0)
+        """States of all views of a conversation; the newline is the number behind them."""
+        return self._own_views * (self.sight.states if self.sight else 0)
 
     def _pictures(self, talk: Conversation, pictures: Sequence[Any]) -> None:
         if len(pictures) > (self.images or 0):
@@ -175,12 +187,12 @@ class Chats:
         return found
 
     def views(self, pictures: Sequence[np.ndarray], image: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        """uint8[I, S, S, 3]: the views of all pictures, black where there are none."""
+        """uint8[I / pack, S, S, 3]: the views of a conversation's pictures, black where there are none."""
         size = self.sight.size if self.sight else 0
-        out = np.zeros((self.most_views, size, size, 3), np.uint8)
+        out = np.zeros((self._own_views, size, size, 3), np.uint8)
         for number, picture in enumerate(pictures):
             if self.grids:
-                grid = anyres.select_grid(*sizes_of([picture]), self.grids, self.rule)
+                grid = anyres.select_grid(sizes_of([picture])[0], self.grids, self.rule)
                 seen = anyres.views(composite(picture), grid, size)
             else:
                 seen = image(picture)[None]
@@ -190,12 +202,17 @@ class Chats:
     # ---------------------------------------------------------------- a batch
 
     def collate(self, samples: Sequence[Sample], tokenizer: Any, length: int) -> Arrays:
-        rows = []
+        """The arrays of `samples`, `pack` of them a row, in order."""
+        parts = []
         for sample in samples:
             row = chat_row(sample["talk"], self._template, tokenizer)
-            whole = spliced(row, sample["slots"], self._states + 1)
-            rows.append(Spliced(*(part[:length] for part in whole)))
-        return {"image": np.stack([sample["image"] for sample in samples]), **stacked(rows, length)}
+            parts.append(spliced(row, sample["slots"], self._states + 1))
+        groups = [range(first, first + self.pack) for first in range(0, len(samples), self.pack)]
+        rows = [joined([parts[n] for n in each], [self._states] * self.pack, self.pack * self._states)
+                for each in groups]  # fmt: skip
+        made = stacked([Spliced(*(part[:length] for part in row)) for row in rows], length)
+        made["image"] = np.stack([np.concatenate([samples[n]["image"] for n in each]) for each in groups])
+        return made if self.pack == 1 else {**made, "sample": packed_samples(groups, parts, length)}
 
     def prompts(
         self, talks: Sequence[Conversation], sizes: Sequence[Sequence[anyres.Size]], tokenizer: Any, most: int

@@ -200,7 +200,7 @@ TASKS: dict[str, Callable[..., Task]] = {
 _OPTIONS = {"pairs": ("image_id",), "caption": ("image_id", "prompt"),
             "masked": ("image_id", "modality", "whole_words"),
             "vqa": ("answers", "answer_length", "classes", "weight"), "nlvr2": (), "entailment": (),
-            "chat": ("template", "images", "of", "ask", "short", "grids", "rule")}  # fmt: skip
+            "chat": ("template", "images", "of", "ask", "short", "grids", "rule", "pack")}  # fmt: skip
 
 
 def from_config(config: Mapping[str, Any] | None, sight: Sight | None = None) -> Task:

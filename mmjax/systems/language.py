@@ -45,7 +45,7 @@ class LanguageModel(nn.Module):
 
     def losses(self, batch: Batch, *, train: bool) -> dict[str, Term]:
         """Cross-entropy of the tokens that `mask_loss` names, nats."""
-        return {"lm": lm_term(self.logits(batch, train=train), batch)}
+        return lm_terms(self.logits(batch, train=train), batch)
 
     def __call__(self, batch: Batch, *, train: bool = False) -> dict[str, Term]:
         return self.losses(batch, train=train)
@@ -95,12 +95,18 @@ def places(sample: Integer[Array, "B T"]) -> Integer[Array, "B T"]:
     return at - jax.lax.cummax(jnp.where(begins, at, 0), axis=1)
 
 
-def lm_term(logits: Float[Array, "B T V"], batch: Batch) -> Term:
-    """The next-token loss; no sample's first token is predicted from the one before it."""
-    predicted = jnp.asarray(batch["mask_loss"]) & jnp.asarray(batch["valid"])
-    if "sample" in batch:
-        predicted = predicted & (places(jnp.asarray(batch["sample"])) > 0)
-    return next_token(logits, jnp.asarray(batch["ids"]), predicted)
+def lm_terms(logits: Float[Array, "B T V"], batch: Batch) -> dict[str, Term]:
+    """The next-token loss; no sample's first token is predicted from the one before it.
+
+    Of packed rows also `filled`, the share of places that hold tokens, which has no weight.
+    """
+    valid = jnp.asarray(batch["valid"])
+    predicted = jnp.asarray(batch["mask_loss"]) & valid
+    if "sample" not in batch:
+        return {"lm": next_token(logits, jnp.asarray(batch["ids"]), predicted)}
+    predicted = predicted & (places(jnp.asarray(batch["sample"])) > 0)
+    filled = Term(jnp.sum(valid.astype(jnp.float32)), jnp.asarray(valid.size, jnp.float32), 0.0)
+    return {"lm": next_token(logits, jnp.asarray(batch["ids"]), predicted), "filled": filled}
 
 
 def prefill(system: Any, batch: Batch, room: int) -> tuple[Float[Array, "B V"], Integer[Array, "B"]]:

@@ -98,7 +98,7 @@ class LLaVA(nn.Module):
 
     def losses(self, batch: Batch, *, train: bool) -> dict[str, Term]:
         """Cross-entropy of the answers' tokens (eq. 3), nats."""
-        return {"lm": language.lm_term(self.logits(batch, train=train), batch)}
+        return language.lm_terms(self.logits(batch, train=train), batch)
 
     def __call__(self, batch: Batch, *, train: bool = False) -> dict[str, Term]:
         return self.losses(batch, train=train)

@@ -2,12 +2,15 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from mmjax import inputs
+from mmjax import inputs, systems
+from mmjax.core import sharding as shd
 from mmjax.core.errors import BadExample, UserError
+from mmjax.core.types import total
 from mmjax.data import augment, tasks, text
 from mmjax.data.chat import Conversation, chat_row
 from mmjax.data.chat_prompts import Asker
@@ -16,6 +19,7 @@ from mmjax.data.chat_templates import template
 from mmjax.data.conversations import of_example, texts_of
 from mmjax.data.example import check_batch
 from mmjax.data.pipeline import Pipeline
+from mmjax.data.rows import account
 from mmjax.data.sources import open_source
 from mmjax.data.tokenizers import SentencePiece
 
@@ -148,6 +152,72 @@ def test_prompts_that_cannot_be_made(words) -> None:
         Asker(Chats(), words, lambda picture: picture, 90)(["What?"], [picture])
 
 
+def test_packed_rows_hold_the_conversations_of_single_ones(words) -> None:
+    sources, more = {"a": open_source(QUESTIONS), "b": open_source(SCENES)}, {"sight": SIGHT._replace(newline=True)}
+    single = make(sources, words, batch_size=6, length=300, **more)
+    packed = make(sources, words, batch_size=3, length=600, pack=2, **more)
+    assert (
+        packed.samples_per_epoch == single.samples_per_epoch == 78 and packed.epoch(13) == 1 and len(packed.rows) == 3
+    )
+    one, two = single[4], packed[4]
+    check_batch(two)
+    assert two["image"].shape == (3, 2, 8, 8, 3) and two["index"].tolist() == one["index"][::2].tolist()
+    for row in range(3):
+        at = 0
+        for place in range(2):
+            alone = 2 * row + place
+            count = int(one["valid"][alone].sum())
+            part = slice(at, at + count)
+            for key in ("ids", "mask_loss"):
+                np.testing.assert_array_equal(two[key][row, part], one[key][alone, :count])
+            slot = one["slot"][alone, :count]
+            np.testing.assert_array_equal(
+                two["slot"][row, part], np.where(slot == 4, 8, slot + 4 * place * (slot >= 0))
+            )
+            assert (two["sample"][row, part] == place).all()
+            np.testing.assert_array_equal(two["image"][row, place], one["image"][alone, 0])
+            at += count
+        assert (
+            two["valid"][row, :at].all() and not two["valid"][row, at:].any() and (two["sample"][row, at:] == 2).all()
+        )
+    again = Pipeline(sources, tokenizer=words, length=600, image=augment.from_config({"size": 8}), batch_size=3, seed=1,
+                     text=text.from_config({"forms": {"first": 1}}), rows=[1],
+                     task=tasks.from_config({"kind": "chat", "pack": 2}, more["sight"]))  # fmt: skip
+    for key, array in again[4].items():
+        np.testing.assert_array_equal(array[0], two[key][1], err_msg=key)
+    losses = []
+    model = systems.build(
+        {"name": "llava", "img": IMG, "llm": {**LLM, "init_std": 0.3}, "newline": True, "dtype": "float32"}
+    )
+    params = jax.jit(lambda b: shd.unbox(model.init(jax.random.key(0), b, train=False)))(one)
+    for batch in (one, two):
+        terms = jax.jit(lambda b: model.apply(params, b, train=True, method="losses"))(batch)
+        losses.append(float(total(terms)))
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+    assert float(terms["filled"].mean) == pytest.approx(two["valid"].mean())
+
+
+def test_what_packing_brings_is_said(words) -> None:
+    short = make(open_source(SCENES), words, length=260, batch_size=4, pack=3)
+    batch = short[0]
+    assert batch["valid"].all() and set(batch["sample"].ravel()) <= {0, 1, 2}
+    there = sum(len(set(row)) for row in batch["sample"].tolist())
+    said = "3 conversations a row: 100% of 260 places hold tokens, 33% with one a row (67% of the places saved)"
+    lost = f"of 4 rows 4 are full, so that what they end with may be cut, and {12 - there} of 12 conversations found"
+    assert account(batch, 3) == f"{said}; {lost} no room"
+    assert there < 12
+    with pytest.raises(UserError, match="pack = 0; valid: 1 conversation a row, or more"):
+        Chats(pack=0)
+    with pytest.raises(
+        UserError, match=r"batch_size 20 is larger than one epoch \(40 examples, 3 a row\); valid: at most 13"
+    ):
+        make(open_source(SCENES), words, batch_size=20, pack=3)
+    with pytest.raises(UserError, match="short last batch of 4, which several processes, or rows of several examples"):
+        Pipeline(open_source(SCENES), tokenizer=words, length=60, image=augment.from_config({"size": 8}), batch_size=4,
+                 text=text.from_config({}), epochs=1, drop_remainder=False,
+                 task=tasks.from_config({"kind": "chat", "pack": 3}, SIGHT))  # fmt: skip
+
+
 def test_several_pictures_beside_texts_alone(words, tmp_path) -> None:
     rows = [row_of(TURNS, "a.png", "b.png"), row_of([("Hi.", "Hello.")]), row_of([("What? <image>", "Red.")], "b.png")]
     pipeline = make(listed(tmp_path, rows), words, images=2, batch_size=3)
@@ -265,6 +335,7 @@ def test_the_shapes_of_a_stage_are_those_of_its_batches(words) -> None:
         (config(chat, **length), {"text_length": 90, "task": {**chat, "of": "caption", "template": "plain"}}),
         (config(chat, **length), {"task": {**chat, "images": 2, "grids": [(16, 16), (8, 16)]}}),
         (config(chat, **length), texts),
+        (config(chat, **length), {"task": {**chat, "pack": 2}}),
         (config(chat, "language", **length), texts),
     ]:
         batch = inputs.make_pipeline(made, changes, words)[0]
