@@ -357,7 +357,7 @@ _FREE_FIELDS |= {
     "pos_init",
     "init_std",
 }  # how weights begin; functions equal none but themselves
-_FREE_SYSTEM = {*_FREE_FIELDS, "loss", "loss_form", "loss_block", "scale_init", "scale_max", "bias_init"}
+_FREE_SYSTEM = {*_FREE_FIELDS, "loss", "loss_form", "loss_block", "loss_chunk", "scale_init", "scale_max", "bias_init"}
 # CoCa's: weights and targets of its losses, what a caption begins and ends with, a classifier over the same features.
 _FREE_SYSTEM |= {"con_weight", "cap_weight", "ignore_id", "begin_id", "end_ids"}
 _FREE_SYSTEM |= {"classes", "class_of", "class_loss", "images"}

@@ -60,7 +60,7 @@ def paper(
     c.title = f"LLaVA {size}"
     c.seed = 0
     c.init = [ConfigDict({"path": "", "load": ("img/.*",)}), ConfigDict({"path": "", "load": ("llm/.*",)})]
-    c.system = ConfigDict({"name": "llava", "size": size, "scan": True, "remat": "full"})
+    c.system = ConfigDict({"name": "llava", "size": size, "scan": True, "remat": "full", "loss_chunk": 256})
     c.tokenizer = ConfigDict({"spec": ""})
     talk = {"kind": "chat", "template": template, "grids": grids}
     image = image or {"mode": "crop"}

@@ -106,6 +106,12 @@ class Llama(nn.Module):
         """Logits of the next token from states, float32."""
         return (self.embed.attend(x) if self.tied else self.head(x)).astype(jnp.float32)
 
+    def table(self) -> Float[Array, "V D"]:
+        """What `logits` multiplies states with: for a loss that takes them a part at a time. Not while initialising."""
+        if self.tied:
+            return jnp.asarray(self.embed.embedding, self.dtype)
+        return jnp.asarray(self.head.variables["params"]["kernel"], self.dtype).T
+
     def _run(self, x: Any, inputs: Inputs, train: bool) -> Array:
         x = constrain(jnp.asarray(x, self.dtype), "batch", None, None)
         return self.norm_final(self.transformer(x, inputs, train=train))

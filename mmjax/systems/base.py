@@ -57,7 +57,8 @@ BERT, the text towers of "albef" (systems/albef_sizes.py) and "blip" (systems/bl
   init_std     of the layers' weights at the start, default 0.02; for a width D far below 768, about D^-1/2
   dropout, attn_dropout (default 0), scan, remat, attention
 
-name "language": llm *, end_ids (default [2]), dtype, scan, remat, attention; size: one of decoders/llama.SIZES
+name "language": llm *, end_ids (default [2]), loss_chunk (default 0; see "llava"), dtype, scan, remat, attention; size:
+  one of decoders/llama.SIZES
 
 name "llava":
   size         one of systems/llava.SIZES: v1_7b v1_13b v1_5_7b v1_5_13b next_vicuna_7b next_vicuna_13b next_mistral_7b
@@ -66,6 +67,7 @@ name "llava":
   keep_cls     whether the class token's states stay, default false
   layers       of the projector, default 2; act (default "gelu"), bias (default true)
   newline      a learned state ends each row of a picture's features, default false
+  loss_chunk   places whose logits the loss takes at a time, default 0: all
   llm *, end_ids, mean, std, dtype, scan, remat, attention
 
 llm:

@@ -1,5 +1,6 @@
 """LLaVA: exact counts of all sizes and stages, fixtures, pictures beside texts, packing, generation, layouts."""
 
+import functools
 import pathlib
 import re
 
@@ -12,6 +13,7 @@ from mmjax import systems
 from mmjax.commands import golden, models
 from mmjax.core import sharding as shd
 from mmjax.core import trees
+from mmjax.core.errors import UserError
 from mmjax.core.types import total
 from mmjax.data import rows as data_rows
 from mmjax.data.chat import Row
@@ -118,6 +120,25 @@ def test_a_packed_row_has_the_gradient_of_its_samples():
 
     one, two = (jax.jit(jax.value_and_grad(loss))(params, b) for b in (batch, packed))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-4), one, two)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_loss_in_parts_is_that_of_the_whole(tied):
+    config = {**TINY, "llm": {**LLM, "tied": tied}}
+    model, params = init(config)
+    _, batch = batch_of(made_rows())
+
+    def loss(model, params):
+        return total(model.apply({"params": params}, batch, train=True, method="losses"))
+
+    whole = jax.jit(jax.value_and_grad(functools.partial(loss, model)))(params)
+    chunked = systems.build({**config, "loss_chunk": 3})
+    parts = jax.jit(jax.value_and_grad(functools.partial(loss, chunked)))(params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-5), whole, parts)
+    shapes = jax.eval_shape(lambda b: chunked.init(jax.random.key(0), b), batch)
+    assert trees.flatten(shd.unbox(shapes)["params"]).keys() == trees.flatten(params).keys()
+    with pytest.raises(UserError, match="loss_chunk = -1; valid: places at a time, or 0 for all"):
+        systems.build({**config, "loss_chunk": -1})
 
 
 def test_writing_with_a_cache_is_as_without():
