@@ -84,7 +84,8 @@ class Llama(nn.Module):
           positions: int[B, T]; default: counted over the valid tokens.
           sample: int[B, T]: number of the sample, where a row holds several; they do not see each other. Their
             `positions` have to be given.
-          room: keeps keys and values for rows of so many tokens (nn/cache.py); padding then stands on the right.
+          room: keeps keys and values for rows of so many tokens (nn/cache.py), or of a window's last ones; padding then
+            stands on the right.
           train: whether dropout draws (there is none).
         """
         if positions is None:
@@ -94,7 +95,10 @@ class Llama(nn.Module):
             masks.padding(jnp.asarray(valid)),
             None if sample is None else masks.segments(jnp.asarray(sample)),
         )
-        slots = None if room is None else Slots(size=room)
+        slots = None
+        if room is not None:  # of a window's rows, more than the window is never looked at again
+            size = room if self.window is None else min(room, self.window)
+            slots = Slots(length=jnp.sum(jnp.asarray(valid, jnp.int32), axis=1), size=size)
         return self._run(x, Inputs(mask=mask, rope=self._rope(positions), slots=slots), train)
 
     def step(self, x: Float[Array, "B T D"], filled: Integer[Array, "B"]) -> Float[Array, "B T D"]:

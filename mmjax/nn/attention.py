@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from mmjax.core.errors import UserError
 from mmjax.core.sharding import constrain
-from mmjax.nn.cache import CACHE, CONTEXT, Slots, padded, seen, written
+from mmjax.nn.cache import CACHE, CONTEXT, Slots, begun, seen, written
 from mmjax.nn.dense import BlockInit, Dense, Initializer, normal, normal_init
 from mmjax.nn.norm import LayerNorm
 from mmjax.nn.position import Rope, rotate
@@ -263,8 +263,8 @@ class MultiHeadAttention(nn.Module):
                     self.put_variable(CACHE, f"{CONTEXT}_{name}", value)
             return k, v, mask
         if slots.size is not None:
-            self.put_variable(CACHE, "k", padded(k, slots.size))
-            self.put_variable(CACHE, "v", padded(v, slots.size))
+            self.put_variable(CACHE, "k", begun(k, slots))
+            self.put_variable(CACHE, "v", begun(v, slots))
             return k, v, mask
         length = k.shape[1]
         k, v = (written(self.get_variable(CACHE, name), x, slots.start) for name, x in (("k", k), ("v", v)))
