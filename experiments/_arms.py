@@ -12,6 +12,7 @@ run whose driver was killed alone still trains; the next driver waits for it, th
     for result in run_arms(arms, workdir, at_once=2): print(result["arm"], result["metrics"])
 """
 
+import argparse
 import dataclasses
 import fcntl
 import hashlib
@@ -23,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Any
@@ -35,7 +36,7 @@ from mmjax.core import config as configs
 from mmjax.core import files
 from mmjax.train.writers import read_history
 
-__all__ = ["Arm", "call", "cores", "machine", "run_arms"]
+__all__ = ["Arm", "arguments", "call", "cores", "machine", "run_arms", "shares"]
 
 # Arms and seeds compile the same programs.
 CACHE = {"JAX_COMPILATION_CACHE_DIR": str(pathlib.Path(tempfile.gettempdir()) / f"mmjax-jax-cache-{os.getuid()}")}
@@ -72,12 +73,40 @@ class Arm:
         return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
-def run_arms(arms: Sequence[Arm], workdir: pathlib.Path, *, at_once: int = 1) -> list[dict[str, Any]]:
+def arguments(doc: str, here: pathlib.Path, seeds: int, more: Mapping[str, Mapping[str, Any]] = {}) -> Any:
+    """The command line of a driver: workdir, seeds, at_once, out, smoke, with their defaults.
+
+    Args:
+      doc: of the driver.
+      here: its folder, where the results go.
+      seeds: how many, unless told; of the smoke form 1.
+      more: option -> arguments of `add_argument`.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    name = f"runs/{here.name}"
+    parser.add_argument("--workdir", type=pathlib.Path, help=f"of all runs (default {name}, or {name}_smoke)")
+    parser.add_argument("--seeds", type=int, help=f"how many (default {seeds}; of the smoke form 1)")
+    parser.add_argument("--at-once", type=int, default=cores(), help="runs side by side (default: one a core)")
+    parser.add_argument("--out", type=pathlib.Path, help="of the results (default here; smoke: WORKDIR/out)")
+    parser.add_argument("--smoke", action="store_true", help="a few steps of a tiny model; its figures mean nothing")
+    for option, settings in more.items():
+        parser.add_argument(option, **settings)
+    args = parser.parse_args()
+    args.workdir = (args.workdir or pathlib.Path(f"{name}_smoke" if args.smoke else name)).absolute()
+    args.out = args.out or (args.workdir / "out" if args.smoke else here)
+    args.seeds = args.seeds or (1 if args.smoke else seeds)
+    return args
+
+
+def run_arms(
+    arms: Sequence[Arm], workdir: pathlib.Path, *, at_once: int = 1, within: Collection[int] | None = None
+) -> list[dict[str, Any]]:
     """Runs what has not been run, and returns the results in the order of the arms.
 
     Args:
       workdir: of the whole experiment.
       at_once: runs side by side, each on its share of the processor's cores: a small model uses one core better.
+      within: the cores; None: all.
 
     Returns:
       For each arm: arm, seed, config, overrides, digest; metrics, those of the run's metrics.json; steps; train_s,
@@ -91,17 +120,17 @@ def run_arms(arms: Sequence[Arm], workdir: pathlib.Path, *, at_once: int = 1) ->
     if len(set(places)) != len(places):
         raise ValueError("two arms share a name and a seed")
     free: SimpleQueue[set[int]] = SimpleQueue()
-    for share in shares(sorted(os.sched_getaffinity(0)), at_once):
+    for share in shares(at_once, within):
         free.put(share)
 
     def run(arm: Arm, digest: str) -> dict[str, Any]:
-        cores = free.get()
+        share = free.get()
         try:
-            return run_arm(arm, digest, workdir, cores)
+            return run_arm(arm, digest, workdir, share)
         finally:
-            free.put(cores)
+            free.put(share)
 
-    digests = [arm.digest() for arm in arms]  # here: config files are executed, which threads cannot do side by side
+    digests = [arm.digest() for arm in arms]  # of all, so that a config's error is said before anything runs
     pool = ThreadPoolExecutor(at_once)
     try:
         return list(pool.map(run, arms, digests))
@@ -109,14 +138,15 @@ def run_arms(arms: Sequence[Arm], workdir: pathlib.Path, *, at_once: int = 1) ->
         pool.shutdown(cancel_futures=True)
 
 
-def shares(cores: Sequence[int], parts: int) -> Iterator[set[int]]:
-    """The cores dealt out; with more parts than cores, parts share them."""
+def shares(parts: int, within: Collection[int] | None = None) -> Iterator[set[int]]:
+    """The cores (None: all that the process may use) dealt out; with more parts than cores, parts share them."""
+    found = sorted(os.sched_getaffinity(0) if within is None else within)
     for part in range(parts):
-        yield set(cores[part::parts] or [cores[part % len(cores)]])
+        yield set(found[part::parts] or [found[part % len(found)]])
 
 
-def run_arm(arm: Arm, digest: str, workdir: pathlib.Path, cores: set[int]) -> dict[str, Any]:
-    """The result of one arm, read or made; `digest`: the arm's."""
+def run_arm(arm: Arm, digest: str, workdir: pathlib.Path, share: set[int]) -> dict[str, Any]:
+    """The result of one arm, read or made; `digest`: the arm's; `share`: its cores."""
     folder = arm.folder(workdir)
     if (found := read_result(folder, digest)) is not None:
         return found
@@ -128,7 +158,7 @@ def run_arm(arm: Arm, digest: str, workdir: pathlib.Path, cores: set[int]) -> di
         resumed, start = (folder / "checkpoints").is_dir(), time.perf_counter()
         command = [sys.executable, "-m", "mmjax.cli", "train", "--config", arm.config, "--workdir", str(folder)]
         print(f"{arm.name}, seed {arm.seed}: {'goes on' if resumed else 'begins'}", flush=True)
-        call([*command, *arm.arguments()], pathlib.Path(f"{folder}.log"), cores, lock.fileno())
+        call([*command, *arm.arguments()], pathlib.Path(f"{folder}.log"), share, lock.fileno())
         wall = time.perf_counter() - start
         rows = [row for row in read_history(folder / "metrics.jsonl") if "step_s" in row]
         steps = [row["step"] for row in rows]
@@ -144,7 +174,7 @@ def run_arm(arm: Arm, digest: str, workdir: pathlib.Path, cores: set[int]) -> di
             "step_s": statistics.median(row["step_s"] for row in rows),
             "wall_s": wall,
             "resumed": resumed,
-            "cores": len(cores),
+            "cores": len(share),
             "metrics": json.loads((folder / "metrics.json").read_text()),
         }
         files.write_text(result_file(folder), json.dumps(result, indent=1) + "\n")
@@ -152,7 +182,7 @@ def run_arm(arm: Arm, digest: str, workdir: pathlib.Path, cores: set[int]) -> di
     return result
 
 
-def call(command: Sequence[str], log: pathlib.Path, cores: set[int], *held: int) -> None:
+def call(command: Sequence[str], log: pathlib.Path, share: set[int], *held: int) -> None:
     """Runs a command on these cores, its output behind what the log has; `held`: descriptors that it inherits.
 
     Raises:
@@ -160,7 +190,7 @@ def call(command: Sequence[str], log: pathlib.Path, cores: set[int], *held: int)
     """
     with log.open("ab") as out:
         begin = out.tell()
-        pinned = [sys.executable, "-c", PIN, ",".join(map(str, sorted(cores))), *command]
+        pinned = [sys.executable, "-c", PIN, ",".join(map(str, sorted(share))), *command]
         env = {**CACHE, **os.environ}
         ended = subprocess.run(pinned, stdout=out, stderr=subprocess.STDOUT, pass_fds=held, env=env)
     if ended.returncode:

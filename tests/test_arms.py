@@ -24,8 +24,8 @@ arms = load("_arms")
 
 
 def test_cores_are_dealt_out():
-    assert list(arms.shares([0, 1, 2, 3, 4], 2)) == [{0, 2, 4}, {1, 3}]
-    assert list(arms.shares([7], 2)) == [{7}, {7}]
+    assert list(arms.shares(2, {4, 3, 2, 1, 0})) == [{0, 2, 4}, {1, 3}]
+    assert list(arms.shares(2, {7})) == [{7}, {7}]
 
 
 def test_a_result_is_of_its_config_alone(tmp_path):

@@ -18,9 +18,18 @@ SIZE = 64
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The config; `smoke` is a form of a few steps."""
-    if variant not in ("", "smoke"):
-        raise UserError(f"variant {variant!r} does not exist; there is 'smoke', or none")
+    """The config.
+
+    Args:
+      variant: "" trains from nothing. "words" ends before the last stage, and "fuse" is the last stage alone, from the
+        model that `init` names. "smoke", "words_smoke" and "fuse_smoke" are forms of a few steps.
+
+    Raises:
+      UserError: another variant.
+    """
+    form, smoke = variant.removesuffix("smoke").removesuffix("_"), variant.endswith("smoke")
+    if form not in ("", "words", "fuse"):
+        raise UserError(f"variant {variant!r} does not exist; there are words, fuse, with _smoke, smoke, or none")
     c = ConfigDict()
     c.title = "ALBEF on emoji scenes"
     c.seed = 0
@@ -31,7 +40,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "embed_dim": 128,
         "queue": 256,
         "alpha": 0.4,
-        "alpha_steps": 2000,
+        "alpha_steps": 300,
         "hard_negatives": True,
         "mask_id": 4,
         "mask_rate": 0.75,  # 0.15 in the paper; in so short a run names must be guessed more often
@@ -65,6 +74,8 @@ def get_config(variant: str = "") -> ConfigDict:
         "scenes": {**stage, "lr": 1e-3, "steps": 900, "lr_scale": (("tau", 0.01),),
                    "teacher": ("(img|txt)/.*", "(img|txt)_proj/.*"), "teacher_decay": 0.98},
     })  # fmt: skip
+    for name in {"words": ("scenes",), "fuse": ("names", "words")}.get(form, ()):
+        del c.stages[name]
     c.evals = ConfigDict({
         "scenes": {"kind": "rerank", "data": f"emoji_scenes:val?size={SIZE}&length=200", "nearest": 32},
     })  # fmt: skip
@@ -72,7 +83,7 @@ def get_config(variant: str = "") -> ConfigDict:
     c.keep = 2
     c.writers = ("jsonl", "csv")
     c.report = ("scenes",)
-    if variant == "smoke":
+    if smoke:
         c.data.batch_size, c.data.workers = 16, 0
         c.tokenizer.train_on = "emoji_scenes:train?length=400&parts=captions"
         c.system.queue, c.system.embed_dim = 64, 16

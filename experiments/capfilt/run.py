@@ -1,17 +1,17 @@
 """CapFilt on emoji_scenes whose share of wrong captions is known: bootstraps a BLIP's data, and trains anew on it.
 
-    python experiments/capfilt/run.py [--workdir runs/capfilt] [--seeds 2] [--out DIR] [--smoke]
+    python experiments/capfilt/run.py [--workdir runs/capfilt] [--seeds 2] [--at-once 2] [--out DIR] [--smoke]
 
 Killed and started again, it goes on; what has ended is not done again. README.md says what is asked.
 """
 
-import argparse
 import json
 import pathlib
 import statistics
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,9 @@ import numpy as np
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))  # what experiments share
 
 import plot
-from _arms import Arm, call, cores, machine, run_arms
+from _arms import Arm, arguments, call, machine, run_arms, shares
 from _summary import half_width, markdown, mean, signed, write
 
-from mmjax.core import files
 from mmjax.data.scenes.noise import KINDS
 from mmjax.data.sources import open_source
 
@@ -71,12 +70,14 @@ def tuned(form: str, sizes: Sizes, seed: int, start: pathlib.Path) -> Arm:
     return Arm(form, sizes.config(form), tuple(changes), seed)
 
 
-def capfilt(data: str, output: pathlib.Path, seed: int, threshold: float, models: Mapping[str, pathlib.Path]) -> dict:
+def capfilt(
+    data: str, output: pathlib.Path, seed: int, threshold: float, models: Mapping[str, pathlib.Path], share: set[int]
+) -> dict:
     """The manifest of `mmjax capfilt`, run unless it is there."""
     command = [sys.executable, "-m", "mmjax.cli", "capfilt", "--data", data, "--output", str(output), "--shards", "4",
                "--captioner", str(models["captioner"]), "--filter", str(models["filter"]), "--seed", str(seed),
                "--min-length", "8", "--max-length", "24", f"--threshold={threshold}"]  # fmt: skip
-    call(command, output.with_suffix(".log"), set(range(cores())))
+    call(command, output.with_suffix(".log"), share)
     return json.loads((output / "manifest.json").read_text(encoding="utf-8"))
 
 
@@ -107,12 +108,12 @@ def best_threshold(found: Mapping[str, np.ndarray]) -> float:
     return float(candidates[np.minimum(kept, removed).argmax()])
 
 
-def one_seed(seed: int, sizes: Sizes, workdir: pathlib.Path) -> dict[str, Any]:
-    """The whole of CapFilt with one seed: what the filter did, and the captioners before and after."""
+def one_seed(seed: int, sizes: Sizes, workdir: pathlib.Path, share: set[int]) -> dict[str, Any]:
+    """The whole of CapFilt with one seed, on some cores: what the filter did, and the captioners before and after."""
     start = time.perf_counter()
 
     def run(arm: Arm) -> tuple[pathlib.Path, dict[str, Any]]:
-        return arm.folder(workdir), run_arms([arm], workdir)[0]
+        return arm.folder(workdir), run_arms([arm], workdir, within=share)[0]
 
     before = {part: sizes.web(part, NOISE) for part in sizes.parts}
     noisy, first = run(trained("noisy", sizes, seed, before))
@@ -123,11 +124,11 @@ def one_seed(seed: int, sizes: Sizes, workdir: pathlib.Path) -> dict[str, Any]:
     checked = f"emoji_scenes:val?parts=image,captions&length={sizes.checked}&noise={NOISE}"
     folder = workdir / "capfilt" / f"seed{seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    capfilt(checked, folder / "val", seed, 0.5, models)
+    capfilt(checked, folder / "val", seed, 0.5, models, share)
     threshold = best_threshold(scores(folder / "val", checked))
     after, kept, counts = {}, [], []
     for part, data in before.items():
-        manifest = capfilt(data, folder / part, seed, threshold, models)
+        manifest = capfilt(data, folder / part, seed, threshold, models, share)
         after[part] = manifest["opens_as"]
         counts.append(manifest["counts"])
         kept.append(scores(folder / part, data))
@@ -199,8 +200,8 @@ def section(data: Mapping[str, Any]) -> str:
                  for seed, count in zip(seeds, total, strict=True)]  # fmt: skip
     synthetic = [count["synthetic_kept"] / max(count["synthetic"], 1) for count in total]
     return "\n\n".join([
-        f"{about['device']}, cores: {about['cores']}; {versions}. Seeds: {len(seeds)}. A seed took "
-        f"{statistics.fmean(seed['seconds'] for seed in seeds) / 60:.0f} minutes.",
+        f"{about['device']}, cores: {about['cores']}; {versions}. Seeds: {len(seeds)}, {data['at_once']} at "
+        f"once. A seed took {statistics.fmean(seed['seconds'] for seed in seeds) / 60:.0f} minutes.",
         "### The filter on the web's captions",
         markdown(judged),
         f"Threshold, chosen on val: {mean([seed['threshold'] for seed in seeds], digits=3)}. Of the captions that it "
@@ -216,23 +217,23 @@ def section(data: Mapping[str, Any]) -> str:
 
 def main() -> None:
     """Runs, sums up, draws."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workdir", type=pathlib.Path, help="of all runs (default runs/capfilt, or …_smoke)")
-    parser.add_argument("--seeds", type=int, help="how many (default 2; of the smoke form 1)")
-    parser.add_argument("--out", type=pathlib.Path, help="of the results (default here; smoke: WORKDIR/out)")
-    parser.add_argument("--smoke", action="store_true", help="a few steps of a tiny model; its figures mean nothing")
-    args = parser.parse_args()
-    workdir = (args.workdir or pathlib.Path("runs/capfilt_smoke" if args.smoke else "runs/capfilt")).absolute()
-    out = args.out or (workdir / "out" if args.smoke else HERE)
-    sizes = Sizes(args.smoke)
-    found: list[dict[str, Any]] = []
-    (out / "results").mkdir(parents=True, exist_ok=True)
-    for seed in range(args.seeds or (1 if args.smoke else 2)):  # a driver that is stopped early has whole seeds
-        found.append(one_seed(seed, sizes, workdir))
-        data = {"title": "CapFilt on emoji scenes", "machine": machine("jax"), "noise": NOISE, "seeds": found}
-        files.write_text(out / "results" / "capfilt.json", json.dumps(data, indent=1, ensure_ascii=False) + "\n")
-    write(out, "capfilt", data, section(data))
-    plot.draw(out)
+    args = arguments(__doc__, HERE, seeds=2)
+    sizes, at_once = Sizes(args.smoke), min(args.at_once, args.seeds)
+    free = list(shares(at_once))
+    pools = [ThreadPoolExecutor(1) for _ in free]
+    ran = [
+        pools[seed % at_once].submit(one_seed, seed, sizes, args.workdir, free[seed % at_once])
+        for seed in range(args.seeds)
+    ]
+    data = {
+        "title": "CapFilt on emoji scenes",
+        "machine": machine("jax"),
+        "noise": NOISE,
+        "at_once": at_once,
+        "seeds": [each.result() for each in ran],
+    }
+    write(args.out, "capfilt", data, section(data))
+    plot.draw(args.out)
 
 
 if __name__ == "__main__":

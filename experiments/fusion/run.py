@@ -5,7 +5,6 @@
 Killed and started again, it goes on; what has ended is not trained again. README.md says what is asked.
 """
 
-import argparse
 import json
 import pathlib
 import statistics
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))  # what experiments share
 
 import plot
-from _arms import Arm, cores, machine, run_arms
+from _arms import Arm, arguments, cores, machine, run_arms
 from _summary import half_width, markdown, signed, write
 
 from mmjax.core import files
@@ -27,21 +26,20 @@ CONFIG = str(HERE.parents[1] / "configs" / "albef" / "emoji_scenes.py")
 NO_TEACHER = "system.alpha=0.0"
 
 
-def noise(share: float) -> tuple[str, str]:
-    """Changes by which a share of all captions is wrong."""
-    scenes = f"emoji_scenes:train?size=64&noise={share}"
-    return f"data.train={scenes}", f"stages.names.data.train={scenes}&kinds=1"
+def noise(share: float) -> str:
+    """The change by which a share of all captions is wrong."""
+    return f"data.train=emoji_scenes:train?size=64&noise={share}"
 
 
-# Arm -> what it changes in the config. `base`: hard negatives, α = 0.4, true captions.
+# Arm -> what it changes in the config's last stage. `base`: hard negatives, α = 0.4, true captions.
 ARMS: dict[str, tuple[str, ...]] = {
     "base": (),
     "random": ("system.hard_negatives=False",),
     "alone": (NO_TEACHER,),
-    "noise20": noise(0.2),
-    "noise20_alone": (*noise(0.2), NO_TEACHER),
-    "noise40": noise(0.4),
-    "noise40_alone": (*noise(0.4), NO_TEACHER),
+    "noise20": (noise(0.2),),
+    "noise20_alone": (noise(0.2), NO_TEACHER),
+    "noise40": (noise(0.4),),
+    "noise40_alone": (noise(0.4), NO_TEACHER),
 }
 COSINE, FUSED = "scenes/cosine/", "scenes/"
 ORDERS = {COSINE: "cosine", FUSED: "re-ranked"}
@@ -76,6 +74,11 @@ QUESTIONS: dict[str, tuple[str, list[Comparison]]] = {
         ],
     ),
 }
+
+
+def config(form: str, smoke: bool) -> str:
+    """The config and its variant, as the command line names them."""
+    return f"{CONFIG}:{form}" + ("_smoke" if smoke else "")
 
 
 def rows(results: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -134,8 +137,9 @@ def section(data: Mapping[str, Any]) -> str:
     about, spent = data["machine"], data["evaluator_s"]
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     parts = [
-        f"{about['device']}, cores: {about['cores']}; {versions}. Seeds: {data['seeds']}; {data['steps']} steps. "
-        f"A run took {data['run_s']:.0f} s (median), {data['step_s']:.3f} s a step, {data['at_once']} at once."
+        f"{about['device']}, cores: {about['cores']}; {versions}. Seeds: {data['seeds']}. Medians, "
+        f"{data['at_once']} runs at once: a start of {data['steps']['start']:,} steps took {data['start_s']:.0f} s, "
+        f"an arm of {data['steps']['arm']:,} steps {data['run_s']:.0f} s, {data['step_s']:.3f} s a step."
     ]
     for question, (title, _) in QUESTIONS.items():
         table = [
@@ -160,38 +164,34 @@ def section(data: Mapping[str, Any]) -> str:
 
 def main() -> None:
     """Runs, sums up, draws."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workdir", type=pathlib.Path, help="of all runs (default runs/fusion, or runs/fusion_smoke)")
-    parser.add_argument("--seeds", type=int, help="of every arm (default 3; of the smoke form 1)")
-    parser.add_argument("--at-once", type=int, default=cores(), help="runs side by side (default: one a core)")
-    parser.add_argument("--out", type=pathlib.Path, help="of the results (default here; smoke: WORKDIR/out)")
-    parser.add_argument("--smoke", action="store_true", help="a few steps of a tiny model; its figures mean nothing")
-    args = parser.parse_args()
-    workdir = (args.workdir or pathlib.Path("runs/fusion_smoke" if args.smoke else "runs/fusion")).absolute()
-    out = args.out or (workdir / "out" if args.smoke else HERE)
-    count = args.seeds or (1 if args.smoke else 3)
-    config = f"{CONFIG}:smoke" if args.smoke else CONFIG
-
+    args = arguments(__doc__, HERE, seeds=3)
+    starts = [Arm("start", config("words", args.smoke), seed=seed) for seed in range(args.seeds)]
+    begun = run_arms(starts, args.workdir, at_once=args.at_once)
     # Seed by seed: a driver that is stopped early has whole comparisons.
-    arms = [Arm(name, config, changes, seed) for seed in range(count) for name, changes in ARMS.items()]
-    results = run_arms(arms, workdir, at_once=args.at_once)
+    arms = [
+        Arm(name, config("fuse", args.smoke), (f"init={start.folder(args.workdir)}", *changes), start.seed)
+        for start in starts
+        for name, changes in ARMS.items()
+    ]
+    results = run_arms(arms, args.workdir, at_once=args.at_once)
     whole = [result["wall_s"] for result in results if not result["resumed"]]
     data = {
         "title": "ALBEF on emoji scenes: re-ranking, hard negatives, momentum distillation",
         "machine": machine("jax"),
-        "config": pathlib.Path(CONFIG).relative_to(HERE.parents[1]).as_posix() + config.removeprefix(CONFIG),
-        "seeds": count,
-        "steps": results[0]["steps"],
+        "config": pathlib.Path(CONFIG).relative_to(HERE.parents[1]).as_posix(),
+        "seeds": args.seeds,
+        "steps": {"start": begun[0]["steps"], "arm": results[0]["steps"]},
         "at_once": args.at_once,
+        "start_s": statistics.median(result["wall_s"] for result in begun),
         "run_s": statistics.median(whole or [result["wall_s"] for result in results]),
         "step_s": statistics.median(result["step_s"] for result in results),
-        "evaluator_s": seconds(arms[0].folder(workdir)),
+        "evaluator_s": seconds(arms[0].folder(args.workdir)),
         "questions": {name: title for name, (title, _) in QUESTIONS.items()},
         "rows": list(rows(results)),
         "runs": [{key: value for key, value in result.items() if key != "config"} for result in results],
     }
-    write(out, "fusion", data, section(data))
-    plot.draw(out)
+    write(args.out, "fusion", data, section(data))
+    plot.draw(args.out)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Measures a step of both, gives both the steps that fit in the seconds, trains, t
 started again, it goes on. README.md says what is asked.
 """
 
-import argparse
 import json
 import os
 import pathlib
@@ -19,7 +18,7 @@ from typing import Any
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))  # what experiments share
 
 import plot
-from _arms import Arm, call, cores, machine, run_arms
+from _arms import Arm, arguments, call, machine, run_arms
 from _summary import half_width, markdown, mean, signed, write
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -117,36 +116,27 @@ def section(data: Mapping[str, Any]) -> str:
 
 def main() -> None:
     """Runs, sums up, draws."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workdir", type=pathlib.Path, help="of all runs (default runs/fusion_cost, or …_smoke)")
-    parser.add_argument("--seeds", type=int, help="how many (default 3; of the smoke form 1)")
-    parser.add_argument("--seconds", type=float, default=300.0, help="in steps of training, for each run (default 300)")
-    parser.add_argument("--at-once", type=int, default=cores(), help="runs side by side (default: one a core)")
-    parser.add_argument("--out", type=pathlib.Path, help="of the results (default here; smoke: WORKDIR/out)")
-    parser.add_argument("--smoke", action="store_true", help="a few steps of a tiny model; its figures mean nothing")
-    args = parser.parse_args()
-    workdir = (args.workdir or pathlib.Path("runs/fusion_cost_smoke" if args.smoke else "runs/fusion_cost")).absolute()
-    out = args.out or (workdir / "out" if args.smoke else HERE)
-    count = args.seeds or (1 if args.smoke else 3)
-    cost, words = (step_cost(workdir, stage, args.smoke) for stage in ("scenes", "names"))
+    seconds = {"type": float, "default": 300.0, "help": "in steps of training, for each run (default 300)"}
+    args = arguments(__doc__, HERE, seeds=3, more={"--seconds": seconds})
+    cost, words = (step_cost(args.workdir, stage, args.smoke) for stage in ("scenes", "names"))
     coca, albef = (one["wall"] for one in cost["sides"])
     alone = words["sides"][1]["wall"]
     costs = {"coca": {"names": coca, "scenes": coca}, "albef": {"names": alone, "words": alone, "scenes": albef}}
     steps = stage_steps(0.0 if args.smoke else args.seconds, costs)
-    arms = [arm(name, steps[name], seed, args.smoke) for seed in range(count) for name in steps]
+    arms = [arm(name, steps[name], seed, args.smoke) for seed in range(args.seeds) for name in steps]
     data = {
         "title": "CoCa and ALBEF at equal wall time",
         "machine": machine("jax"),
         "seconds": args.seconds,
-        "seeds": count,
+        "seeds": args.seeds,
         "steps": steps,
         "step_cost": cost,
         "words_alone_s": alone,
         "runs": [{key: value for key, value in run.items() if key != "config"}
-                 for run in run_arms(arms, workdir, at_once=args.at_once)],
+                 for run in run_arms(arms, args.workdir, at_once=args.at_once)],
     }  # fmt: skip
-    write(out, "fusion_cost", data, section(data))
-    plot.draw(out)
+    write(args.out, "fusion_cost", data, section(data))
+    plot.draw(args.out)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import pathlib
 import sys
+import threading
 import traceback
 from collections.abc import Mapping, Sequence
 from types import ModuleType
@@ -14,6 +15,8 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from mmjax.core.errors import UserError
+
+_EXECUTES = threading.Lock()  # a file is executed in one entry of sys.modules
 
 
 def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> ConfigDict:
@@ -27,15 +30,16 @@ def load(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> ConfigDict:
     if not file.is_file():
         near = sorted(str(p) for p in file.parent.glob("[!_]*.py"))
         raise UserError(f"config {file} does not exist; " + (f"there are {near}" if near else "give a Python file"))
-    sys.modules.pop("config_config", None)  # ml_collections runs a file in what the one before has left
     values, argv = flags.FlagValues(), ["mmjax", f"--config={path}"]
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
-    try:
-        values(argv)
-        config = values.config
-        items = dict(config)
-    except Exception as error:
-        raise UserError(f"config {path}: {_cause(error, file)}") from error
+    with _EXECUTES:
+        sys.modules.pop("config_config", None)  # ml_collections runs a file in what the one before has left
+        config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+        try:
+            values(argv)
+            config = values.config
+            items = dict(config)
+        except Exception as error:
+            raise UserError(f"config {path}: {_cause(error, file)}") from error
     for override in overrides:
         check_override(override, items)
     values, argv = flags.FlagValues(), ["mmjax", *overrides]

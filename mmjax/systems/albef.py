@@ -2,7 +2,7 @@
 Representation Learning with Momentum Distillation"): pre-training and retrieval. Other tasks: albef_tasks.py."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -60,6 +60,7 @@ class ALBEF(nn.Module):
     mean: tuple[float, float, float] = MEAN
     std: tuple[float, float, float] = STD
     dtype: DTypeLike = jnp.float32
+    needs: ClassVar[Mapping[str, str]] = base.MATCHING_NEEDS
 
     # ---------------------------------------------------------------- parts
 
@@ -164,12 +165,13 @@ class ALBEF(nn.Module):
         Args:
           batch: image, ids, valid; with `by_id` also image_id (else `index`, the example's number, stands for it).
           train: whether dropout acts and the queue takes in the teacher's features.
-          taught: of `teach`; None: the model is its own teacher.
+          taught: of `teach`; None: no teacher, so that contrast's other side is the model's own features, and α = 0.
           step: steps done, for α; None: α has its full value.
         """
+        alpha = 0.0 if taught is None else base.grown(self.alpha, self.alpha_steps, step)
         taught = lax.stop_gradient(self.teach(batch, train=train) if taught is None else taught)
         image_states = self.encode_states_image(batch["image"], train=train)
-        alpha, valid = base.grown(self.alpha, self.alpha_steps, step), jnp.asarray(batch["valid"])
+        valid = jnp.asarray(batch["valid"])
         terms: dict[str, Term] = {}
         if "itc" in self.tasks:
             text_states = self.encode_states_text(batch["ids"], valid, train=train)

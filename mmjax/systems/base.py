@@ -95,6 +95,7 @@ from mmjax.nn.dense import normal_init
 from mmjax.nn.mlp import ACTIVATIONS
 from mmjax.nn.transformer import REMAT
 
+MATCHING_NEEDS = {"itm": "itc"}  # task -> the task without which it trains nothing: negatives are drawn by contrast
 SHARED = {"dtype", "scan", "remat", "attention"}
 """Keys of `shared_options`."""
 _SHARED = SHARED - {"dtype"}

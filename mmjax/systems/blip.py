@@ -2,7 +2,7 @@
 Language-Image Pre-training"): pre-training, retrieval, captioning. Question answering and NLVR2: blip_tasks.py."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -78,6 +78,7 @@ class BLIP(nn.Module):
     mean: tuple[float, float, float] = MEAN
     std: tuple[float, float, float] = STD
     dtype: DTypeLike = jnp.float32
+    needs: ClassVar[Mapping[str, str]] = base.MATCHING_NEEDS
 
     # ---------------------------------------------------------------- parts
 
@@ -152,18 +153,19 @@ class BLIP(nn.Module):
           batch: image, ids, valid; with `by_id` also image_id (else `index` stands for it); `mask_loss` says which
             words are predicted (default: all).
           train: whether dropout acts and the queue takes in the teacher's features.
-          taught: of `teach`; None: the model is its own teacher.
+          taught: of `teach`; None: no teacher, so that contrast's other side is the model's own features, and α = 0.
           step: steps done, for α; None: α has its full value.
         """
         image_states = self.encode_states_image(batch["image"], train=train)
         ids, valid = jnp.asarray(batch["ids"]), jnp.asarray(batch["valid"])
         terms: dict[str, Term] = {}
         if "itc" in self.tasks:
+            alpha = 0.0 if taught is None else base.grown(self.alpha, self.alpha_steps, step)
             taught = lax.stop_gradient(self.teach(batch, train=train) if taught is None else dict(taught))
             img = unit(self.img_proj(image_states[:, 0]))
             txt = self.embed_text(ids, valid, train=train)
             pictures = base.picture_ids(batch) if self.by_id else None
-            terms["itc"] = self.contrast(img, txt, taught, base.grown(self.alpha, self.alpha_steps, step), pictures)
+            terms["itc"] = self.contrast(img, txt, taught, alpha, pictures)
             if "itm" in self.tasks:
                 negatives = self.negatives(base.stream_key(self, "negatives"), img, txt, taught, pictures)
                 terms["itm"] = self.matching(image_states, ids, valid, negatives, train=train)[0]

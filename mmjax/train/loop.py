@@ -92,7 +92,7 @@ class Hooks:
 
 @dataclasses.dataclass(frozen=True)
 class Every:
-    """Intervals in steps of the stage; 0 means at the end of the stage only, and of `evaluate`: of the last stage."""
+    """Intervals in steps of the stage; 0 means at the end of the stage only, of `evaluate` of the run."""
 
     log: int = 50
     save: int = 500
@@ -102,7 +102,8 @@ class Every:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-                raise UserError(f"every.{field.name} = {value!r}; valid: steps, or 0 for the end of the stage only")
+                end = "run" if field.name == "evaluate" else "stage"
+                raise UserError(f"every.{field.name} = {value!r}; valid: steps, or 0 for the end of the {end} only")
 
 
 def run_stage(

@@ -62,13 +62,16 @@ def with_tasks(system: Any, stage: Stage) -> Any:
     """The system as a stage trains it: with the stage's tasks alone.
 
     Raises:
-      UserError: it was not built for such a task.
+      UserError: it was not built for such a task, or one of them needs another.
     """
     if not stage.tasks:
         return system
     known = tuple(getattr(system, "tasks", ()))
     if unknown := [task for task in stage.tasks if task not in known]:
         raise UserError(f"stage: tasks {unknown}; valid for this {type(system).__name__}: {list(known) or 'none'}")
+    for task, needed in getattr(system, "needs", {}).items():
+        if task in stage.tasks and needed not in stage.tasks:
+            raise UserError(f"stage: tasks {list(stage.tasks)}: {task!r} needs {needed!r}, too")
     return system.clone(tasks=stage.tasks)
 
 

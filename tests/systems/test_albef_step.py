@@ -90,6 +90,22 @@ def test_the_weight_of_the_teacher_grows_with_the_steps():
     assert float(grown[3][1]["mlm"]) != pytest.approx(float(none[3][1]["mlm"]), rel=1e-6)
 
 
+def test_without_a_teacher_there_are_no_soft_targets():
+    """A model that taught itself would be told to stay as it is."""
+    (batch,) = batches(1)
+    found = []
+    for alpha in (0.0, 0.9):
+        model = systems.build({**TINY, "alpha": alpha})
+        variables = shd.unbox(model.init(jax.random.key(0), batch))
+        lesson = model.apply(variables, batch, train=False, method="teach")
+        for taught in (None, lesson):
+            terms = model.apply(variables, batch, train=False, taught=taught, method="losses")
+            found.append(np.array([float(terms[name].mean) for name in ("itc", "mlm")]))
+    np.testing.assert_allclose(found[2], found[0], rtol=1e-6)  # α = 0.9 without a teacher is α = 0
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-6)  # α = 0 with one likewise
+    assert not np.isclose(found[3], found[0]).any()
+
+
 def test_no_gradient_reaches_the_teacher():
     model = systems.build(TINY)
     (batch,) = batches(1)

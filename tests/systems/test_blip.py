@@ -227,6 +227,12 @@ def test_a_stage_trains_some_of_the_tasks() -> None:
     assert others and not others & moved and any(path.startswith("params/img/") for path in moved)
 
 
+def test_matching_without_contrast_is_refused() -> None:
+    """Its negatives are drawn by contrast: alone it would train nothing, and not say so."""
+    with pytest.raises(UserError, match=r"tasks \['lm', 'itm'\]: 'itm' needs 'itc', too"):
+        with_tasks(build("pretrain"), Stage(steps=1, lr=0.1, tasks=("lm", "itm")))
+
+
 @pytest.mark.parametrize(("task", "valid"), [("caption", r"\['lm'\]"), ("vqa", "none")])
 def test_a_stage_cannot_train_what_a_system_was_not_built_for(task: str, valid: str) -> None:
     with pytest.raises(UserError, match=rf"stage: tasks \['itc'\]; valid for this BLIP.*: {valid}"):
