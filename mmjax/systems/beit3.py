@@ -395,6 +395,9 @@ def build(config: Mapping[str, Any]) -> BEiT3:
     spec = BlockSpec(**fields, act="gelu", eps=EPS, sub_norm=True, separate=not config.get("shared", False))
     tokenizer = config.get("tokenizer")
     final = config.get("norm_final", not {"vqa", "classify"} & set(tasks))  # whose heads have a norm of their own
+    chosen: dict[str, Any] = {
+        key: tuple(config[key]) if key == "end_ids" else config[key] for key in options if key in config
+    }
     return BEiT3(
         img=ImageTokens(img["image_size"], img["patch"], D, unused=UNUSED, maskable=True, dtype=spec.dtype),
         txt=WordTokens(txt["vocab"], txt["length"], D, spec.dtype),
@@ -403,5 +406,5 @@ def build(config: Mapping[str, Any]) -> BEiT3:
         mask_id=txt["mask_id"],
         tokenizer=None if tokenizer is None else vqkd.build({"name": "vqkd", **tokenizer}),
         dtype=spec.dtype,
-        **{key: tuple(config[key]) if key == "end_ids" else config[key] for key in options if key in config},
+        **chosen,
     )
