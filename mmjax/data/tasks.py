@@ -110,12 +110,14 @@ class Questions:
       classes: names of a closed set of answers; then the batch has `target`, VQA's score of each, instead of answers.
       weight: of the answer of a question that has one answer (ALBEF and BLIP give Visual Genome's 0.5 and 0.2). Of
         several annotators, an answer's weight is the share of them that gave it.
+      captions: also give `caption_ids` and `caption_valid`, of one of the example's texts (BEiT-3 answers and writes).
     """
 
     answers: int = 1
     answer_length: int = 8
     classes: Sequence[str] = ()
     weight: float = 1.0
+    captions: bool = False
 
     def __post_init__(self) -> None:
         if self.answers < 1 or self.answer_length < 2 or not 0 < self.weight <= 1:
@@ -130,13 +132,24 @@ class Questions:
     def check(self, example: Mapping[str, Any], text: Any) -> None:
         if not questions_of(example):
             raise BadExample("empty caption", "no question with an answer", str(example.get("key", "")))
+        if self.captions:
+            Pairs().check(example, text)
 
     def sample(self, example: Mapping[str, Any], number: int, make: Make, rng: np.random.Generator) -> Sample:
         picture, asked = one_picture(example, number, make.image, rng), questions_of(example)
         question, answers = asked[int(len(asked) * rng.random())] if len(asked) > 1 else asked[0]
-        return {"image": picture, "text": question, "answers": answers}
+        caption = {"caption": make.text(example, rng)} if self.captions else {}
+        return {"image": picture, "text": question, "answers": answers, **caption}
 
     def collate(self, samples: Sequence[Sample], tokenizer: Tokenizer, length: int) -> Arrays:
+        made = self.collate_answers(samples, tokenizer)
+        if self.captions:
+            ids, valid = tokens(tokenizer, [sample["caption"] for sample in samples], length)
+            made |= {"caption_ids": ids, "caption_valid": valid}
+        return made
+
+    def collate_answers(self, samples: Sequence[Sample], tokenizer: Tokenizer) -> Arrays:
+        """`target` of the classes, or the answers' `answer_ids`, `answer_valid`, `answer_weight`."""
         counted: list[Counter[str]] = [Counter(sample["answers"]) for sample in samples]
         if self.classes:
             place = {name: i for i, name in enumerate(self.classes)}
@@ -199,7 +212,7 @@ TASKS: dict[str, Callable[..., Task]] = {
 }
 _OPTIONS = {"pairs": ("image_id",), "caption": ("image_id", "prompt"),
             "masked": ("image_id", "modality", "whole_words"),
-            "vqa": ("answers", "answer_length", "classes", "weight"), "nlvr2": (), "entailment": (),
+            "vqa": ("answers", "answer_length", "classes", "weight", "captions"), "nlvr2": (), "entailment": (),
             "chat": ("template", "images", "of", "ask", "short", "grids", "rule", "pack")}  # fmt: skip
 
 

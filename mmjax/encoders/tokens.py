@@ -98,7 +98,10 @@ class TextTokens(nn.Module):
 
 
 class WordTokens(nn.Module):
-    """BEiT-3's: words and positions, int[B, T] -> float[B, T, D]; padding is zero."""
+    """BEiT-3's: words and positions, int[B, T] -> float[B, T, D]; padding is zero.
+
+    `places` int[B, T]: of the words in their texts, where they do not begin with the first.
+    """
 
     vocab: int
     length: int
@@ -106,9 +109,12 @@ class WordTokens(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, ids: Integer[Array, "B T"], valid: Bool[Array, "B T"]) -> Float[Array, "B T D"]:
+    def __call__(
+        self, ids: Integer[Array, "B T"], valid: Bool[Array, "B T"], places: Integer[Array, "B T"] | None = None
+    ) -> Float[Array, "B T D"]:
         if ids.shape[1] > self.length:
             raise UserError(f"texts of {ids.shape[1]} tokens, but the system has {self.length} positions")
         pos = self.param("pos", normal(0.02), (UNUSED + self.length, self.width), jnp.float32).astype(self.dtype)
         x = Embed(self.vocab, self.width, normal(0.02), self.dtype, name="embed")(ids)
-        return (x + pos[None, UNUSED : UNUSED + ids.shape[1]]) * valid[:, :, None].astype(self.dtype)
+        rows = pos[None, UNUSED : UNUSED + ids.shape[1]] if places is None else pos[UNUSED + places]
+        return (x + rows) * valid[:, :, None].astype(self.dtype)

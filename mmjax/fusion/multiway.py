@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Integer
 
 from mmjax.core.errors import UserError
+from mmjax.nn.cache import Slots
 from mmjax.nn.norm import norm
 from mmjax.nn.position import relative_index_2d
 from mmjax.nn.segments import Segments, by_segment
@@ -48,6 +49,7 @@ class Multiway(nn.Module):
         mask: Bool[Array, "#B #N #T T"] | None = None,
         layer_bias: Float[Array, "L #B #N T T"] | None = None,
         branches: tuple[bool, ...] | None = None,
+        slots: Slots | None = None,
         train: bool = False,
     ) -> tuple[Float[Array, "B T D"], ...]:
         """The states at the end, once for each of `branches`.
@@ -59,10 +61,11 @@ class Multiway(nn.Module):
           layer_bias: attention bias of every block.
           branches: for each result, whether the top blocks use `vl`; the low blocks are computed once for all.
             Default: one, with `vl` if there is more than one segment.
+          slots: where attention keeps its keys and values (nn/cache.py).
         """
         if unknown := [expert for expert, _ in segments if expert not in (IMG, TXT)]:
             raise UserError(f"multiway: segments {segments} of {unknown}; there are {IMG!r} and {TXT!r}")
-        inputs = Inputs(mask=mask)
+        inputs = Inputs(mask=mask, slots=slots)
         fused = ((VL, x.shape[1]),)
 
         def stack(depth: int, below: int, name: str) -> tuple[Transformer, Any]:

@@ -14,12 +14,15 @@ from jaxtyping import Array, Bool, Float, Integer
 from mmjax.core.errors import UserError
 from mmjax.core.sharding import constrain
 from mmjax.core.types import Batch, Term
+from mmjax.decoders.generate import write
+from mmjax.decoders.settings import Settings
 from mmjax.encoders.tokens import UNUSED, ImageTokens, WordTokens
 from mmjax.fusion.multiway import IMG, TXT, Multiway
 from mmjax.losses import masking, mlm
 from mmjax.losses.classify import cross_entropy, soft_answers
 from mmjax.losses.contrastive import softmax_contrastive
 from mmjax.nn import masks
+from mmjax.nn.cache import Slots
 from mmjax.nn.classifier import Classifier
 from mmjax.nn.dense import Dense, normal
 from mmjax.nn.norm import LayerNorm, unit
@@ -42,6 +45,7 @@ class BEiT3(nn.Module):
       classes: of VQA or of images.
       mask_id: id of the mask token; rates: share that is masked of images alone and in pairs, texts alone, texts of
         pairs, captions. smoothing: of the labels of captions.
+      begin_id: token with which a caption begins; end_ids: the tokens that end it.
     """
 
     img: ImageTokens
@@ -54,6 +58,8 @@ class BEiT3(nn.Module):
     classes: int = 3129
     rates: Mapping[str, float] | None = None
     smoothing: float = 0.1
+    begin_id: int = 0
+    end_ids: tuple[int, ...] = (2,)
     dtype: DTypeLike = jnp.float32
 
     # ---------------------------------------------------------------- parts
@@ -86,6 +92,7 @@ class BEiT3(nn.Module):
         *,
         masked: Bool[Array, "B P"] | None = None,
         mask: Bool[Array, "#B 1 T T"] | None = None,
+        slots: Slots | None = None,
         train: bool = False,
     ) -> Float[Array, "B S D"]:
         """The transformer's states of an image (class token first), of a text, or of the image and then the text.
@@ -94,6 +101,7 @@ class BEiT3(nn.Module):
           image, ids, valid: of a batch.
           masked: patches that the mask token replaces.
           mask: True = attend, besides that no token sees padding.
+          slots: a new cache of keys and values (nn/cache.py).
         """
         parts, seen = [], []
         if image is not None:
@@ -106,7 +114,7 @@ class BEiT3(nn.Module):
         segments = tuple((name, x.shape[1]) for name, x in parts)
         x = jnp.concatenate([x for _, x in parts], axis=1)
         mask = masks.combine(mask, None if ids is None else masks.padding(jnp.concatenate(seen, axis=1)))
-        return self.fusion(x, segments, mask=mask, train=train)[0]
+        return self.fusion(x, segments, mask=mask, slots=slots, train=train)[0]
 
     # ---------------------------------------------------------------- methods of the tasks (§2.3, §3)
 
@@ -157,6 +165,55 @@ class BEiT3(nn.Module):
         logits = self.caption_logits(image, shown, places <= count[:, None])
         return jnp.take_along_axis(logits, count[:, None, None], axis=1)[:, 0]
 
+    # ---------------------------------------------------------------- captions, word by word (decoders/generate.py)
+
+    def prompt(self, batch: Batch) -> tuple[Array, Array]:
+        """`ids` and `valid` of the batch, which begin the caption, or the begin token alone."""
+        if "ids" in batch:
+            return jnp.asarray(batch["ids"]), jnp.asarray(batch["valid"])
+        rows = len(batch["image"])
+        return jnp.full((rows, 1), self.begin_id, jnp.int32), jnp.ones((rows, 1), bool)
+
+    def prefill(self, batch: Batch, ids: Array, valid: Array, room: int) -> tuple[Array, Array]:
+        """Reads image and prompt into a new cache; a mask token behind the prompt guesses the next word.
+
+        Raises:
+          UserError: texts longer than the system's positions.
+        """
+        if room > self.txt.length:
+            raise UserError(f"captions of up to {room} tokens, but the system has {self.txt.length} positions")
+        # A prompt that fills the room has ended: there is no place behind it, and its guess is not read.
+        count, places = valid.sum(axis=1, dtype=jnp.int32), jnp.arange(min(ids.shape[1] + 1, room))[None]
+        shown = jnp.pad(ids, ((0, 0), (0, 1)))[:, : places.shape[1]]
+        shown = jnp.where(places == count[:, None], self.mask_id, shown)
+        before = self.img.patches + 1
+        options: dict[str, Any] = {"mask": self.unidirectional(shown.shape[1]), "slots": Slots(size=before + room + 1)}
+        states = self.behind(self.states(batch["image"], shown, places <= count[:, None], **options))
+        at = jnp.minimum(count, places.shape[1] - 1)
+        return self.word_logits(jnp.take_along_axis(states, at[:, None, None], axis=1))[:, 0], before + count
+
+    def decode(self, ids: Array, filled: Array) -> Float[Array, "R V"]:
+        """The token goes to slot `filled`; a mask token behind it, where the next one will stand, guesses that."""
+        shown = jnp.stack([ids, jnp.full_like(ids, self.mask_id)], axis=1)
+        places = filled[:, None] - self.img.patches - 1 + jnp.arange(2)[None]
+        x = self.txt(shown, jnp.ones(shown.shape, bool), places)
+        (states,) = self.fusion(x, ((TXT, 2),), branches=(True,), slots=Slots(filled))
+        return self.word_logits(states[:, 1:])[:, 0]
+
+    def generate(self, batch: Batch, settings: Settings) -> dict[str, Array]:
+        """Captions (evals/base.py)."""
+        return write(self, batch, settings)
+
+    def logits(self, batch: Batch) -> Float[Array, "B C"]:
+        """Of the answers, of (false, true), or of the classes, as the system has a head for them."""
+        if "vqa" in self.tasks:
+            return self.answer(batch["image"], batch["ids"], batch["valid"])
+        if "nlvr2" in self.tasks:
+            return self.reason(batch["image"], batch["ids"], batch["valid"])
+        if "classify" in self.tasks:
+            return self.classify(batch["image"])
+        raise UserError(f"BEiT-3 has no head for classes: its tasks are {list(self.tasks)}")
+
     def word_logits(self, text: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Logits of the words from the states of a text, those behind an image left out; float32."""
         return self.words(text).astype(jnp.float32)
@@ -168,13 +225,21 @@ class BEiT3(nn.Module):
     # ---------------------------------------------------------------- objective
 
     def losses(self, batch: Batch, *, train: bool) -> dict[str, Term]:
-        """The task's terms."""
+        """The task's terms; of "vqa" and "caption" together both, the caption's from `caption_ids`, `caption_valid`."""
         image: Any
         ids: Any
         valid: Any
         image, ids, valid = (batch.get(key) for key in ("image", "ids", "valid"))
+        terms: dict[str, Term] = {}
         if "vqa" in self.tasks:
-            return {"vqa": soft_answers(self.answer(image, ids, valid, train=train), batch["target"])}
+            terms["vqa"] = soft_answers(self.answer(image, ids, valid, train=train), batch["target"])
+            ids, valid = batch.get("caption_ids"), batch.get("caption_valid")
+        if "caption" in self.tasks:
+            behind = jnp.asarray(valid) & (jnp.arange(valid.shape[1]) > 0)[None]  # the end, too, but not the begin
+            shown, chosen = self.hide(ids, behind, "caption")
+            terms["caption"] = self.caption_loss(image, ids, valid, shown, chosen, train=train)
+        if terms:
+            return terms
         if "nlvr2" in self.tasks:
             return {"nlvr2": cross_entropy(self.reason(image, ids, valid, train=train), batch["label"])}
         if "classify" in self.tasks:
@@ -182,9 +247,6 @@ class BEiT3(nn.Module):
         if "retrieval" in self.tasks:
             img, txt = self.embed_image(image, train=train), self.embed_text(ids, valid, train=train)
             return {"itc": softmax_contrastive(img, txt, jnp.exp(self.log_scale))}
-        if "caption" in self.tasks:
-            behind = jnp.asarray(valid) & (jnp.arange(valid.shape[1]) > 0)[None]  # the end, too, but not the begin
-            return {"caption": self.caption_loss(image, ids, valid, *self.hide(ids, behind, "caption"), train=train)}
         return self.masked_losses(batch, train=train)
 
     def masked_losses(self, batch: Batch, *, train: bool) -> dict[str, Term]:
@@ -266,6 +328,8 @@ class BEiT3(nn.Module):
         batch = base.example(rows, self.img.image_size, length or self.txt.length)
         if "vqa" in self.tasks:
             batch["target"] = jax.ShapeDtypeStruct((rows, self.classes), jnp.float32)
+            if "caption" in self.tasks:
+                batch |= {f"caption_{key}": batch[key] for key in ("ids", "valid")}
         if {"nlvr2", "classify"} & set(self.tasks):
             batch["label"] = jax.ShapeDtypeStruct((rows,), jnp.int32)
         if "nlvr2" in self.tasks:
@@ -317,7 +381,7 @@ def build(config: Mapping[str, Any]) -> BEiT3:
       UserError: unknown or missing keys and values that do not exist; the message lists the valid ones.
     """
     config, where = stacks.sized("beit3", config, SIZES), "system beit3"
-    options = {"codes", "classes", "rates", "smoothing"}
+    options = {"codes", "classes", "rates", "smoothing", "begin_id", "end_ids"}
     base.check_keys(where, config, {"name", *stacks.STACK, "top", "shared", "norm_final", "tasks", "tokenizer", "img",
                                     "txt", *options}, required=("width", "depth", "heads", "img", "txt"))  # fmt: skip
     tasks = config.get("tasks", ())
@@ -331,6 +395,9 @@ def build(config: Mapping[str, Any]) -> BEiT3:
     spec = BlockSpec(**fields, act="gelu", eps=EPS, sub_norm=True, separate=not config.get("shared", False))
     tokenizer = config.get("tokenizer")
     final = config.get("norm_final", not {"vqa", "classify"} & set(tasks))  # whose heads have a norm of their own
+    chosen: dict[str, Any] = {
+        key: tuple(config[key]) if key == "end_ids" else config[key] for key in options if key in config
+    }
     return BEiT3(
         img=ImageTokens(img["image_size"], img["patch"], D, unused=UNUSED, maskable=True, dtype=spec.dtype),
         txt=WordTokens(txt["vocab"], txt["length"], D, spec.dtype),
@@ -339,5 +406,5 @@ def build(config: Mapping[str, Any]) -> BEiT3:
         mask_id=txt["mask_id"],
         tokenizer=None if tokenizer is None else vqkd.build({"name": "vqkd", **tokenizer}),
         dtype=spec.dtype,
-        **{key: config[key] for key in options if key in config},
+        **chosen,
     )

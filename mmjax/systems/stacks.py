@@ -27,6 +27,7 @@ name "beit3" also:
   codes        image codes that are predicted, default 8192; tokenizer: the mapping of the VQ-KD that gives them
   classes      of VQA or of images, default 3129
   rates        share that is masked: image 0.4, text 0.15, pair 0.5, caption 0.7; smoothing: of captions, default 0.1
+  begin_id     token with which a caption begins, default 0; end_ids: tokens that end it, default [2]
 
 name "vqkd" has instead of width, depth, heads:
   img *        an image tower as for "clip": image_size *, patch *, width *, depth *, heads *, mlp_dim, …

@@ -11,6 +11,8 @@ from mmjax.commands import models
 from mmjax.core import sharding, trees
 from mmjax.core.errors import UserError
 from mmjax.core.types import total
+from mmjax.decoders.generate import generate
+from mmjax.decoders.settings import Settings
 from mmjax.systems import build
 from mmjax.systems.beit3 import STAGES
 from mmjax.train.optim import make_optimizer
@@ -196,6 +198,51 @@ def test_captions_see_the_image_and_what_stands_before():
     np.testing.assert_allclose(
         guess, system.apply(variables, image, ids.at[:, 4].set(7), jnp.full(B, 2), method="next_logits"), atol=1e-5
     )
+
+
+@pytest.mark.parametrize("change", [{}, {"scan": True}, {"top": 1, "shared": True}], ids=["", "scan", "giant"])
+def test_captions_are_written_as_by_guessing_word_after_word(change):
+    """Greedy, with the cache, against `next_logits` of the whole text each time; prompts of several lengths."""
+    system = build({**TINY, "tasks": ("caption",), "end_ids": [38], **change})
+    batch = {**BATCH, "valid": jnp.arange(6)[None] < jnp.array([1, 2, 3, 1, 2, 1, 1, 3])[:, None]}
+    variables = make(system, batch)
+    how = Settings(max_length=6, min_length=6)
+    made = jax.jit(functools.partial(generate, system, how=how))(variables, batch)
+    ids, count = np.where(batch["valid"], batch["ids"], 0), np.array(batch["valid"].sum(axis=1))
+    guess = jax.jit(lambda ids, count: system.apply(variables, batch["image"], ids, count, method="next_logits"))
+    while count.min() < 6:
+        logits = np.array(guess(ids, np.minimum(count, 5)))
+        logits[:, 38] = -np.inf
+        for row in np.flatnonzero(count < 6):
+            ids[row, count[row]] = logits[row].argmax()
+            count[row] += 1
+    np.testing.assert_array_equal(made.ids, ids)
+    assert len({tuple(row) for row in ids.tolist()}) == B
+
+
+def test_captions_end_and_fit():
+    system = build({**TINY, "tasks": ("caption",), "begin_id": 3, "end_ids": [38]})
+    variables, batch = make(system), {"image": BATCH["image"]}
+    beams = system.apply(variables, batch, Settings(max_length=5, beams=3), method="generate")
+    assert beams["ids"].shape == (B, 5) and not np.isin(beams["ids"][np.asarray(beams["valid"])], [38]).any()
+    with pytest.raises(UserError, match="up to 9 tokens, but the system has 6 positions"):
+        system.apply(variables, batch, Settings(max_length=9), method="generate")
+
+
+def test_one_model_answers_and_writes():
+    """Each loss is that of the system which does it alone."""
+    tasks, target = ("vqa", "caption"), jax.nn.one_hot(jnp.arange(B) % 3, 3)
+    both = {**BATCH, "target": target, "caption_ids": BATCH["ids"][::-1], "caption_valid": BATCH["valid"][::-1]}
+    system = build({**TINY, "tasks": tasks, "classes": 3, "norm_final": True})
+    assert {"target", "caption_ids", "caption_valid"} <= set(system.example(B))
+    variables, key = make(system, both), {"dropout": jax.random.key(3)}
+    terms = system.apply(variables, both, train=False, rngs=key, method="losses")
+    texts = {**BATCH, "ids": both["caption_ids"], "valid": both["caption_valid"]}
+    for task, batch in (("vqa", {**BATCH, "target": target}), ("caption", texts)):
+        alone = system.clone(tasks=(task,)).apply(variables, batch, train=False, rngs=key, method="losses")
+        np.testing.assert_allclose(terms[task].sum, alone[task].sum, rtol=1e-6)
+    logits = system.apply(variables, BATCH, method="logits")
+    np.testing.assert_array_equal(logits, system.apply(variables, *BATCH.values(), method="answer"))
 
 
 def test_the_captions_loss_is_a_divergence():
