@@ -100,10 +100,10 @@ def _shrink(c: ConfigDict) -> None:
     c.data.workers, c.data.text_length = 0, 320
     if c.data.task.grids:
         c.data.task.grids = ((32, 64), (64, 64))
-    c.stages.align.data.update({"train": f"{SCENES},captions", "batch_size": 4, "text_length": 128})
+    c.stages.align.data.update({"train": f"{SCENES},captions", "batch_size": 8, "text_length": 128})
     c.stages.align.data.task.of = "caption"
-    c.stages.instruct.data.update({"train": f"{SCENES},conversation", "batch_size": 4})
-    c.data.batch_size, c.data.train = 4, f"{SCENES},conversation"
+    c.stages.instruct.data.update({"train": f"{SCENES},conversation", "batch_size": 8})
+    c.data.batch_size, c.data.train = 8, f"{SCENES},conversation"
     for name in c.stages:
         c.stages[name].steps, c.stages[name].warmup = 2, 1
     c.every = ConfigDict({"log": 1, "save": 2, "evaluate": 0})

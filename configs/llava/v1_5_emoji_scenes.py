@@ -88,7 +88,7 @@ def _stages(talk: dict) -> ConfigDict:
 
 def _shrink(c: ConfigDict) -> None:
     """A model for seconds on a CPU, a few steps."""
-    c.data.batch_size, c.data.workers = 4, 0
+    c.data.batch_size, c.data.workers = 8, 0
     c.tokenizer.train_on = "emoji_scenes:train?length=60&parts=captions,conversation,questions"
     for part in ("img", "llm"):
         c.system[part].width, c.system[part].depth, c.system[part].heads = 16, 1, 2
