@@ -45,6 +45,21 @@ def test_recipes_are_the_published_ones(name: str) -> None:
         inputs.data_of(config, stages["align"].data)
 
 
+def test_adapters_train_in_the_place_of_the_language_model() -> None:
+    for name in ("v1_5_7b", "v1_5_13b"):
+        config = configs.plain(configs.load(f"{LLAVA / name}.py:lora"))
+        stage = make_stage("instruct", config["stages"]["instruct"])
+        assert config["system"]["llm"]["lora"] == {"rank": 128, "alpha": 256.0, "dropout": 0.05}
+        assert (stage.lr, dict(stage.lr_scale)["projector/.*"] * stage.lr) == (2e-4, pytest.approx(2e-5))
+        shapes = models.shapes(models.spelled_out(config["system"]))
+        free = [path for path in shapes if trees.matches(path.removeprefix("params/"), stage.train)]
+        depth = {"v1_5_7b": 32, "v1_5_13b": 40}[name]
+        assert sum(path.endswith("_lora/up/kernel") for path in free) == 7 * depth
+        assert {path.split("/")[1] for path in free} == {"llm", "projector"}
+    with pytest.raises(UserError, match=r"there are '' \(as published\), 'smoke'$"):
+        configs.load(f"{LLAVA}/v1_7b.py:lora")
+
+
 def rows_of(workdir: pathlib.Path) -> list[dict]:
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return [row for row in rows if "loss" in row]
@@ -79,8 +94,9 @@ def test_what_a_stage_does_not_train_stays_bit_for_bit(trained: tuple[pathlib.Pa
         assert {path.split("/")[0] for path in free} == {"align": {"projector"}, "instruct": {"projector", "llm"}}[name]
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) for name in PAPERS])
-def test_smoke_of_a_recipe_trains(name: str, tmp_path: pathlib.Path) -> None:
-    main.train(configs.load(f"{LLAVA / name}.py:smoke"), tmp_path)
+@pytest.mark.slow
+@pytest.mark.parametrize("form", [*(f"{name}.py:smoke" for name in PAPERS), "v1_5_7b.py:lora_smoke"])
+def test_smoke_of_a_recipe_trains(form: str, tmp_path: pathlib.Path) -> None:
+    main.train(configs.load(LLAVA / form), tmp_path)
     rows = rows_of(tmp_path)
     assert len(rows) == 4 and all(math.isfinite(row["loss"]) for row in rows)

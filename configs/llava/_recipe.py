@@ -40,22 +40,29 @@ def paper(
     image: dict[str, Any] | None = None,
     grids: tuple[tuple[int, int], ...] = (),
     text_length: int = 2_048,
+    lora: float = 0.0,
 ) -> ConfigDict:
     """The config of a published form.
 
     Args:
       size: a key of SIZES in mmjax/systems/llava.py.
-      variant: "" as published, or "smoke": a tiny model of the same form, a few steps on generated scenes, CPU.
+      variant: "" as published, or "smoke": a tiny model of the same form, a few steps on generated scenes, CPU. With
+        `lora` also "lora" and "lora_smoke".
       template: of the second stage; captions are written plainly.
       align, instruct: examples over all epochs, batch size and rate of the stages.
       train, lr_scale: of `instruct`.
       image: of `instruct` and of evaluation, fields of mmjax/data/image.Preprocess; `align` cuts squares.
       grids: tiles of `instruct`, in pixels (width, height).
       text_length: tokens of a row of `instruct`.
+      lora: rate of adapters of the language model, which then train in its place, for the variant "lora".
 
     Raises:
       UserError: another variant.
     """
+    form, smoke = variant.removesuffix("smoke").removesuffix("_"), variant.endswith("smoke")
+    if form not in (("", "lora") if lora else ("",)):
+        more = ", 'lora' and 'lora_smoke'" if lora else ""
+        raise UserError(f"variant {variant!r} does not exist; there are '' (as published), 'smoke'{more}")
     c = ConfigDict()
     c.title = f"LLaVA {size}"
     c.seed = 0
@@ -77,10 +84,14 @@ def paper(
     c.evals = ConfigDict()
     c.every = ConfigDict({"log": 20, "save": 1_000, "evaluate": 0})
     c.keep, c.writers, c.report = 2, ("jsonl", "csv"), ()
-    if variant == "smoke":
+    if smoke:
         _shrink(c)
-    elif variant:
-        raise UserError(f"variant {variant!r} does not exist; there are '' (as published) and 'smoke'")
+    if form == "lora":
+        c.system.llm = ConfigDict({**c.system.get("llm", {}), "lora": {"rank": 4 if smoke else 128,
+                                   "alpha": 8.0 if smoke else 256.0, "dropout": 0.05}})  # fmt: skip
+        tuned = {"train": ("projector/.*", "llm/.*_lora/.*"), "lr": lora,
+                 "lr_scale": (("projector/.*", instruct[2] / lora),)}  # fmt: skip
+        c.stages.instruct.update(tuned)
     return c
 
 

@@ -15,7 +15,7 @@ ALIGN, INSTRUCT = 558_128, 665_298
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The config; `smoke` is a form of a few steps."""
+    """The config; `lora` trains adapters of the language model; `smoke` and `lora_smoke` are forms of a few steps."""
     recipe = sibling(__file__, "_recipe")
     return recipe.paper(
         "v1_5_7b",
@@ -24,4 +24,5 @@ def get_config(variant: str = "") -> ConfigDict:
         align=(ALIGN, 256, 1e-3),
         instruct=(INSTRUCT, 128, 2e-5),
         image={"mode": "pad", "background": recipe.MEAN_COLOUR},
+        lora=2e-4,
     )

@@ -90,6 +90,7 @@ def _shrink(c: ConfigDict) -> None:
     """A model for seconds on a CPU, a few steps."""
     c.data.batch_size, c.data.workers = 8, 0
     c.tokenizer.train_on = "emoji_scenes:train?length=60&parts=captions,conversation,questions"
+    c.tokenizer.vocab_size = c.system.llm.vocab = 500
     for part in ("img", "llm"):
         c.system[part].width, c.system[part].depth, c.system[part].heads = 16, 1, 2
     c.system.llm.mlp_dim = 32

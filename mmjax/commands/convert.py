@@ -15,6 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image-size", type=int, metavar="N", help="resize the positions for images of N pixels")
     parser.add_argument("--grow-vocab", type=int, metavar="N", help="give the token embedding N rows; the new ones are "
                         "the mean of the old ones")  # fmt: skip
+    parser.add_argument("--merge-lora", action="store_true", help="put adapters into the maps that they stand beside; "
+                        "published layouts always have them there")  # fmt: skip
     parser.add_argument("--force", action="store_true", help="replace what the output folder holds")
 
 
@@ -32,6 +34,8 @@ def run(args: argparse.Namespace) -> int:
     model = models.load(args.input, image_size=args.image_size)
     if args.grow_vocab is not None:
         model = models.grow_vocab(model, args.grow_vocab)
+    if args.layout != "mmjax" or args.merge_lora:
+        model = models.merge_lora(model)
     print("\n".join([f"{args.input} ({model.layout}): {model.account}", *model.changes]))
     partial = args.output.with_name(args.output.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)

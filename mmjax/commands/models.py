@@ -21,7 +21,7 @@ from mmjax.data.tokenizers.published import LLAMA_SPIECE, SPIECE, publish
 from mmjax.systems import base, language
 from mmjax.systems.clip import MEAN
 from mmjax.train import checkpoint
-from mmjax.weights import files, licences, positions, surgery, vocabulary
+from mmjax.weights import files, licences, lora, positions, surgery, vocabulary
 from mmjax.weights.licences import Entry
 from mmjax.weights.siglip import is_siglip
 from mmjax.weights.transforms import Shape
@@ -196,6 +196,15 @@ def grow_vocab(model: Model, rows: int) -> Model:
     changes = (*model.changes, vocabulary.account(before, rows)) if rows > before else model.changes
     # CLIP's own tokenizer is told by the size of its vocabulary, which is another one now.
     return model._replace(system=system, variables=variables, tokenizer=tokenizer_of(model), changes=changes)
+
+
+def merge_lora(model: Model) -> Model:
+    """The model with its adapters put into the maps that they stand beside; one without any as it is."""
+    system, variables, count = lora.merged(model.system, model.variables)
+    if not count:
+        return model
+    said = f"{count} adapters (LoRA) were added to the maps that they stand beside"
+    return model._replace(system=system, variables=variables, changes=(*model.changes, said))
 
 
 def save(model: Model, layout: str, directory: pathlib.Path) -> None:

@@ -11,6 +11,7 @@ from mmjax.core.sharding import constrain
 from mmjax.nn import masks
 from mmjax.nn.cache import Slots
 from mmjax.nn.dense import Dense, Embed, normal, normal_init
+from mmjax.nn.lora import LoraSpec
 from mmjax.nn.norm import RMSNorm
 from mmjax.nn.patch import AnyArray
 from mmjax.nn.position import RopeScaling, rope
@@ -32,6 +33,7 @@ class Llama(nn.Module):
       qkv_bias, out_bias, mlp_bias: none in the published LLaMAs.
       tied: the output map is the embedding.
       init_std: of all kernels and the embedding before training.
+      lora: adapters of the blocks' maps (nn/lora.py), or None.
       scan, remat, attention: see Transformer and BlockSpec.
 
     Source: Touvron et al. 2023 (LLaMA), §2.2; Jiang et al. 2023 (Mistral 7B), §2; grouped heads: Ainslie et al. 2023.
@@ -54,6 +56,7 @@ class Llama(nn.Module):
     mlp_bias: bool = False
     tied: bool = False
     init_std: float = 0.02
+    lora: LoraSpec | None = None
     attention: str = "xla"
     scan: bool = False
     remat: str | None = None
@@ -141,6 +144,7 @@ class Llama(nn.Module):
             attention=self.attention,
             inits=normal_init(self.init_std),
             dtype=self.dtype,
+            lora=self.lora,
         )
 
 

@@ -12,6 +12,7 @@ from mmjax.core.errors import UserError
 from mmjax.core.sharding import constrain
 from mmjax.nn.cache import CACHE, CONTEXT, Slots, begun, seen, written
 from mmjax.nn.dense import BlockInit, Dense, Initializer, normal, normal_init
+from mmjax.nn.lora import Lora, LoraSpec
 from mmjax.nn.norm import LayerNorm
 from mmjax.nn.position import Rope, rotate
 from mmjax.nn.segments import Segments, by_segment
@@ -158,6 +159,7 @@ class MultiHeadAttention(nn.Module):
       dropout: of the attention weights.
       kernel: see `attend`.
       segments: each has maps (and an inner norm) of its own, `q_{expert}` … (see nn/segments.py); all attend to all.
+      lora: adapters of the maps, `q_lora` … (nn/lora.py); none where there are segments.
     """
 
     heads: int
@@ -176,6 +178,7 @@ class MultiHeadAttention(nn.Module):
     dtype: DTypeLike = jnp.float32
     kernel: str = "xla"
     segments: Segments = ()
+    lora: LoraSpec | None = None
 
     @nn.compact
     def __call__(
@@ -219,7 +222,10 @@ class MultiHeadAttention(nn.Module):
             def make(expert: str) -> Dense:
                 return Dense(features, axes, use_bias, init, self.inits.attn_bias, self.dtype, name=f"{name}{expert}")
 
-            return by_segment(x, self.segments, make)
+            y = by_segment(x, self.segments, make)
+            if self.lora is None or self.segments or name not in self.lora.maps:
+                return y
+            return y + Lora(self.lora, features, axes, self.dtype, name=f"{name}_lora")(x, train=train)
 
         q = dense(x, N * H, ("embed", "heads"), self.q_bias, self.inits.qkv, "q").reshape(B, T, N, H)
         k: Any

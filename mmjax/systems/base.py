@@ -77,6 +77,7 @@ llm:
   theta (default 10000), rope_scaling (mapping: kind "linear" or "llama3", factor, low, high, length), window
   qkv_bias, out_bias, mlp_bias, tied   default false
   init_std     of kernels and embedding before training, default 0.02
+  lora         mapping: rank *, alpha *, dropout (default 0), maps (default q k v out gate fc1 fc2): adapters `…_lora`
 """
 
 from collections.abc import Collection, Mapping

@@ -1,5 +1,6 @@
 """A decoder alone, as a language model: next-token loss and generation. Larger systems take their decoder from here."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from mmjax.decoders.llama import SIZES, Llama
 from mmjax.decoders.settings import Settings
 from mmjax.losses.lm import next_token, next_token_chunked
 from mmjax.nn.attention import KERNELS
+from mmjax.nn.lora import MAPS, LoraSpec
 from mmjax.nn.mlp import ACTIVATIONS
 from mmjax.nn.position import RopeScaling
 from mmjax.nn.transformer import REMAT
@@ -135,7 +137,7 @@ def decode(system: Any, ids: Integer[Array, "R"], filled: Integer[Array, "R"]) -
 # ---------------------------------------------------------------- builders
 
 _DECODER = {"size", "vocab", "width", "depth", "heads", "kv_heads", "head_dim", "mlp_dim", "act", "eps", "theta",
-            "rope_scaling", "window", "qkv_bias", "out_bias", "mlp_bias", "tied", "init_std", "scan", "remat",
+            "rope_scaling", "window", "qkv_bias", "out_bias", "mlp_bias", "tied", "init_std", "lora", "scan", "remat",
             "attention"}  # fmt: skip
 _REQUIRED = ("vocab", "width", "depth", "heads", "mlp_dim")
 
@@ -145,7 +147,7 @@ def decoder(where: str, config: Mapping[str, Any], **shared: Any) -> Llama:
 
     Args:
       where: its place in the config, for messages.
-      config: the keys; `rope_scaling` is a mapping of `nn.position.RopeScaling`.
+      config: the keys; `rope_scaling` is a mapping of `nn.position.RopeScaling`, `lora` one of `nn.lora.LoraSpec`.
       **shared: defaults from `base.shared_options`.
 
     Raises:
@@ -169,6 +171,11 @@ def decoder(where: str, config: Mapping[str, Any], **shared: Any) -> Llama:
         raise UserError(f"{where}: {keys} key heads do not divide {heads} heads, or these the width {config['width']}")
     if config.get("rope_scaling") is not None:
         config["rope_scaling"] = RopeScaling(**config["rope_scaling"])
+    if config.get("lora") is not None:
+        lora = dict(config["lora"])
+        base.check_keys(f"{where}: lora", lora, tuple(field.name for field in dataclasses.fields(LoraSpec)),
+                        ("rank", "alpha"))  # fmt: skip
+        config["lora"] = LoraSpec(**{**lora, "maps": tuple(lora.get("maps", MAPS))})
     return Llama(**{**shared, **config})
 
 

@@ -32,7 +32,7 @@ TASK = {"kind": "chat", "template": "mistral_instruct"}
 def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A model that has learned nothing, two pictures, and a checkpoint that does not say its template."""
     path = tmp_path_factory.mktemp("chat")
-    words = SentencePiece.train(["a red circle", "what is it ?", "[INST] hello [/INST]"], 290)
+    words = SentencePiece.train(["a red circle", "what is it ?", "[INST] hello [/INST]"], 282)
     system = systems.build({**SYSTEM, "dtype": "float32"})
     batch = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), system.example(1))
     variables = shd.unbox(jax.jit(system.init)(jax.random.key(0), batch))
