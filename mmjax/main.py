@@ -214,9 +214,18 @@ def initial_variables(system: Any, config: Mapping[str, Any], mesh: Any, key: ja
 
 
 def optimizer(stage: Stage, variables: Mapping, shardings: Mapping, mesh: Any) -> tuple[Any, State]:
-    """The stage's optimizer, and where every leaf of its State lives."""
+    """The stage's optimizer, and where every leaf of its State lives.
+
+    Raises:
+      UserError: a pattern that matches nothing, or whole numbers, which cannot train.
+    """
     whole = jax.eval_shape(lambda v: v, variables)["params"]
     trainable, _ = trees.split(whole, stage.train, "train")
+    if fixed := [path for path, leaf in trees.flatten(trainable).items() if leaf.dtype == jnp.int8]:
+        raise UserError(
+            f"stage: train = {list(stage.train)} names {len(fixed)} kernels of 8 bits, such as {fixed[0]}, which "
+            "cannot train; train adapters beside them (config.system.llm.lora, train='llm/.*_lora/.*')"
+        )
     tx = make_optimizer(stage, trainable, whole)
     abstract = jax.eval_shape(functools.partial(begin, stage, tx), variables, jax.random.key(0))
     return tx, shd.state_shardings(abstract, shardings, mesh)

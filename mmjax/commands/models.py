@@ -21,7 +21,7 @@ from mmjax.data.tokenizers.published import LLAMA_SPIECE, SPIECE, publish
 from mmjax.systems import base, language
 from mmjax.systems.clip import MEAN
 from mmjax.train import checkpoint
-from mmjax.weights import files, licences, lora, positions, surgery, vocabulary
+from mmjax.weights import files, int8, licences, lora, positions, surgery, vocabulary
 from mmjax.weights.licences import Entry
 from mmjax.weights.siglip import is_siglip
 from mmjax.weights.transforms import Shape
@@ -204,6 +204,26 @@ def merge_lora(model: Model) -> Model:
     if not count:
         return model
     said = f"{count} adapters (LoRA) were added to the maps that they stand beside"
+    return model._replace(system=system, variables=variables, changes=(*model.changes, said))
+
+
+def round_to_int8(model: Model) -> Model:
+    """The model with the kernels of its decoder's blocks in 8 bits.
+
+    Raises:
+      UserError: see `weights.int8.rounded`.
+    """
+    system, variables = int8.rounded(model.system, model.variables)
+    said = "the kernels of the decoder's blocks were rounded to 8 bits, with a scale for each column"
+    return model._replace(system=system, variables=variables, origin=None, changes=(*model.changes, said))
+
+
+def from_int8(model: Model) -> Model:
+    """The model with kernels in 8 bits as the numbers that they stand for; one without any as it is."""
+    system, variables, found = int8.restored(model.system, model.variables)
+    if not found:
+        return model
+    said = "kernels in 8 bits were written as the numbers that they stand for"
     return model._replace(system=system, variables=variables, changes=(*model.changes, said))
 
 

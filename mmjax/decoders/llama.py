@@ -34,6 +34,7 @@ class Llama(nn.Module):
       tied: the output map is the embedding.
       init_std: of all kernels and the embedding before training.
       lora: adapters of the blocks' maps (nn/lora.py), or None.
+      int8: the kernels of the blocks' maps are whole numbers of 8 bits, which cannot train (nn/int8.py).
       scan, remat, attention: see Transformer and BlockSpec.
 
     Source: Touvron et al. 2023 (LLaMA), §2.2; Jiang et al. 2023 (Mistral 7B), §2; grouped heads: Ainslie et al. 2023.
@@ -57,6 +58,7 @@ class Llama(nn.Module):
     tied: bool = False
     init_std: float = 0.02
     lora: LoraSpec | None = None
+    int8: bool = False
     attention: str = "xla"
     scan: bool = False
     remat: str | None = None
@@ -145,6 +147,7 @@ class Llama(nn.Module):
             inits=normal_init(self.init_std),
             dtype=self.dtype,
             lora=self.lora,
+            int8=self.int8,
         )
 
 

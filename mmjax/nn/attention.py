@@ -12,6 +12,7 @@ from mmjax.core.errors import UserError
 from mmjax.core.sharding import constrain
 from mmjax.nn.cache import CACHE, CONTEXT, Slots, begun, seen, written
 from mmjax.nn.dense import BlockInit, Dense, Initializer, normal, normal_init
+from mmjax.nn.int8 import Int8Dense
 from mmjax.nn.lora import Lora, LoraSpec
 from mmjax.nn.norm import LayerNorm
 from mmjax.nn.position import Rope, rotate
@@ -160,6 +161,7 @@ class MultiHeadAttention(nn.Module):
       kernel: see `attend`.
       segments: each has maps (and an inner norm) of its own, `q_{expert}` … (see nn/segments.py); all attend to all.
       lora: adapters of the maps, `q_lora` … (nn/lora.py); none where there are segments.
+      int8: the maps' kernels are whole numbers (nn/int8.py).
     """
 
     heads: int
@@ -179,6 +181,7 @@ class MultiHeadAttention(nn.Module):
     kernel: str = "xla"
     segments: Segments = ()
     lora: LoraSpec | None = None
+    int8: bool = False
 
     @nn.compact
     def __call__(
@@ -219,7 +222,9 @@ class MultiHeadAttention(nn.Module):
         def dense(
             x: Array, features: int, axes: tuple[str, str], use_bias: bool, init: Initializer, name: str
         ) -> Array:
-            def make(expert: str) -> Dense:
+            def make(expert: str) -> Dense | Int8Dense:
+                if self.int8:
+                    return Int8Dense(features, axes, use_bias, self.dtype, name=f"{name}{expert}")
                 return Dense(features, axes, use_bias, init, self.inits.attn_bias, self.dtype, name=f"{name}{expert}")
 
             y = by_segment(x, self.segments, make)

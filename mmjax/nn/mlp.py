@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from mmjax.core.errors import UserError
 from mmjax.nn.dense import BlockInit, Dense, normal_init
+from mmjax.nn.int8 import Int8Dense
 from mmjax.nn.lora import Lora, LoraSpec
 from mmjax.nn.norm import LayerNorm
 
@@ -45,6 +46,7 @@ class Mlp(nn.Module):
       gated: adds the projection `gate` (Shazeer 2020; T5 v1.1, LLaMA).
       inner_eps: epsilon of a layer norm before fc2, `norm_inner` (sub-LN of BEiT-3); None: no norm.
       lora: adapters of the maps, `fc1_lora` … (nn/lora.py).
+      int8: the maps' kernels are whole numbers (nn/int8.py).
     """
 
     mlp_dim: int
@@ -56,11 +58,15 @@ class Mlp(nn.Module):
     inits: BlockInit = normal_init()
     dtype: DTypeLike = jnp.float32
     lora: LoraSpec | None = None
+    int8: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch D"], *, train: bool = False) -> Float[Array, "*batch D"]:
         def dense(x: Array, features: int, axes: tuple[str, str], kernel_init: Callable, name: str) -> Array:
-            y = Dense(features, axes, self.use_bias, kernel_init, self.inits.mlp_bias, self.dtype, name=name)(x)
+            if self.int8:
+                y = Int8Dense(features, axes, self.use_bias, self.dtype, name=name)(x)
+            else:
+                y = Dense(features, axes, self.use_bias, kernel_init, self.inits.mlp_bias, self.dtype, name=name)(x)
             if self.lora is None or name not in self.lora.maps:
                 return y
             return y + Lora(self.lora, features, axes, self.dtype, name=f"{name}_lora")(x, train=train)

@@ -78,6 +78,7 @@ llm:
   qkv_bias, out_bias, mlp_bias, tied   default false
   init_std     of kernels and embedding before training, default 0.02
   lora         mapping: rank *, alpha *, dropout (default 0), maps (default q k v out gate fc1 fc2): adapters `…_lora`
+  int8         the blocks' kernels are whole numbers, as `mmjax convert --int8` writes them, default false
 """
 
 from collections.abc import Collection, Mapping

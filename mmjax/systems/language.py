@@ -137,8 +137,8 @@ def decode(system: Any, ids: Integer[Array, "R"], filled: Integer[Array, "R"]) -
 # ---------------------------------------------------------------- builders
 
 _DECODER = {"size", "vocab", "width", "depth", "heads", "kv_heads", "head_dim", "mlp_dim", "act", "eps", "theta",
-            "rope_scaling", "window", "qkv_bias", "out_bias", "mlp_bias", "tied", "init_std", "lora", "scan", "remat",
-            "attention"}  # fmt: skip
+            "rope_scaling", "window", "qkv_bias", "out_bias", "mlp_bias", "tied", "init_std", "lora", "int8",
+            "scan", "remat", "attention"}  # fmt: skip
 _REQUIRED = ("vocab", "width", "depth", "heads", "mlp_dim")
 
 
