@@ -198,12 +198,18 @@ class Talk:
         how, ends = self.loaded.tools.how(self.settings), self.loaded.module.end_ids
         found: list[int] = []
         text = ""
+
+        def more(last: bool) -> str:
+            """What is new; a character may take several tokens, and is not shown before the last of them is there."""
+            whole = self.loaded.tools.decode(np.array(found, np.int32)).lstrip()
+            return whole[len(text) :] if last or not whole.endswith("\ufffd") else ""
+
         with shd.use_mesh(self.loaded.predictor.mesh):
             for tokens, got in stream(self.loaded.module, self.loaded.variables, batch, how):
                 if got[0] and int(tokens[0]) not in ends:
                     found.append(int(tokens[0]))
-                    # Whole texts are decoded: a character may take several tokens, which are not shown before the last.
-                    whole = self.loaded.tools.decode(np.array(found, np.int32)).lstrip()
-                    if not whole.endswith("\ufffd") and len(whole) > len(text):
-                        new, text = whole[len(text) :], whole
-                        yield new
+                    if piece := more(False):
+                        text += piece
+                        yield piece
+        if piece := more(True):
+            yield piece

@@ -79,6 +79,9 @@ def test_pictures_and_the_system_text_stand_where_they_should(folder) -> None:
     class Ask:
         most, known = loaded.tools.ask.most, loaded.tools.ask.known
 
+        def __call__(self, questions, pictures):
+            raise AssertionError("conversations go to `talk`")
+
         def talk(self, talk, pictures):
             asked.append(talk)
             return loaded.tools.ask.talk(talk, pictures)
@@ -112,7 +115,7 @@ def test_mistakes(folder, monkeypatch, capsys) -> None:
     with pytest.raises(UserError, match=r"does not say how .*give --template, one of v0, v1"):
         piped(monkeypatch, capsys, "Hi.\n", parse(folder, name="silent"))
     assert piped(monkeypatch, capsys, "what is it ?\n", parse(folder, "--template", "mistral_instruct", name="silent"))
-    with pytest.raises(UserError, match="chat template 'mistral'"):
+    with pytest.raises(UserError, match="unknown chat template: 'mistral'"):
         piped(monkeypatch, capsys, "Hi.\n", parse(folder, "--template", "mistral"))
     with pytest.raises(UserError, match="--top-p is of sampling"):
         piped(monkeypatch, capsys, "Hi.\n", parse(folder, "--top-p", "0.5"))
