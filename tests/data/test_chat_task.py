@@ -154,12 +154,14 @@ def test_prompts_that_cannot_be_made(words) -> None:
 
 def test_packed_rows_hold_the_conversations_of_single_ones(words) -> None:
     sources, more = {"a": open_source(QUESTIONS), "b": open_source(SCENES)}, {"sight": SIGHT._replace(newline=True)}
-    single = make(sources, words, batch_size=6, length=300, **more)
-    packed = make(sources, words, batch_size=3, length=600, pack=2, **more)
+    more["template"] = "mistral_instruct"
+    single = make(sources, words, batch_size=6, length=400, **more)
+    packed = make(sources, words, batch_size=3, length=800, pack=2, **more)
     assert (
         packed.samples_per_epoch == single.samples_per_epoch == 78 and packed.epoch(13) == 1 and len(packed.rows) == 3
     )
     one, two = single[4], packed[4]
+    assert not one["valid"][:, -1].any()  # none is cut
     check_batch(two)
     assert two["image"].shape == (3, 2, 8, 8, 3) and two["index"].tolist() == one["index"][::2].tolist()
     for row in range(3):
@@ -180,9 +182,9 @@ def test_packed_rows_hold_the_conversations_of_single_ones(words) -> None:
         assert (
             two["valid"][row, :at].all() and not two["valid"][row, at:].any() and (two["sample"][row, at:] == 2).all()
         )
-    again = Pipeline(sources, tokenizer=words, length=600, image=augment.from_config({"size": 8}), batch_size=3, seed=1,
-                     text=text.from_config({"forms": {"first": 1}}), rows=[1],
-                     task=tasks.from_config({"kind": "chat", "pack": 2}, more["sight"]))  # fmt: skip
+    task = tasks.from_config({"kind": "chat", "pack": 2, "template": more["template"]}, more["sight"])
+    again = Pipeline(sources, tokenizer=words, length=800, image=augment.from_config({"size": 8}), batch_size=3, seed=1,
+                     text=text.from_config({"forms": {"first": 1}}), rows=[1], task=task)  # fmt: skip
     for key, array in again[4].items():
         np.testing.assert_array_equal(array[0], two[key][1], err_msg=key)
     losses = []
