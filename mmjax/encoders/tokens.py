@@ -106,6 +106,7 @@ class WordTokens(nn.Module):
     vocab: int
     length: int
     width: int
+    init: Initializer = normal(0.02)
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -114,7 +115,7 @@ class WordTokens(nn.Module):
     ) -> Float[Array, "B T D"]:
         if ids.shape[1] > self.length:
             raise UserError(f"texts of {ids.shape[1]} tokens, but the system has {self.length} positions")
-        pos = self.param("pos", normal(0.02), (UNUSED + self.length, self.width), jnp.float32).astype(self.dtype)
-        x = Embed(self.vocab, self.width, normal(0.02), self.dtype, name="embed")(ids)
+        pos = self.param("pos", self.init, (UNUSED + self.length, self.width), jnp.float32).astype(self.dtype)
+        x = Embed(self.vocab, self.width, self.init, self.dtype, name="embed")(ids)
         rows = pos[None, UNUSED : UNUSED + ids.shape[1]] if places is None else pos[UNUSED + places]
         return (x + rows) * valid[:, :, None].astype(self.dtype)

@@ -343,9 +343,10 @@ class BEiT3(nn.Module):
             states = [self.states(image), self.states(ids=ids, valid=valid), self.states(image, ids, valid)]
             if self.tokenizer is not None:
                 self.tokenizer({"image": image})
-            if "mdm" in self.tasks and self.tokenizer is None:  # weights for use, without a way to train
+            if "mdm" in self.tasks:
                 self.code_logits(states[0]), self.word_logits(states[1])
-                return {}
+                if len(self.tasks) == 1 and self.tokenizer is None:  # weights for use, without a way to train
+                    return {}
         return self.losses(batch, train=train) if self.tasks else {}
 
 
@@ -393,14 +394,16 @@ def build(config: Mapping[str, Any]) -> BEiT3:
     base.check_keys(f"{where}: rates", config.get("rates", {}), RATES)
     fields, shared = stacks.stack_options(where, config)
     spec = BlockSpec(**fields, act="gelu", eps=EPS, sub_norm=True, separate=not config.get("shared", False))
-    tokenizer = config.get("tokenizer")
+    tokenizer, start = config.get("tokenizer"), normal(config.get("init_std", 0.02))
     final = config.get("norm_final", not {"vqa", "classify"} & set(tasks))  # whose heads have a norm of their own
     chosen: dict[str, Any] = {
         key: tuple(config[key]) if key == "end_ids" else config[key] for key in options if key in config
     }
     return BEiT3(
-        img=ImageTokens(img["image_size"], img["patch"], D, unused=UNUSED, maskable=True, dtype=spec.dtype),
-        txt=WordTokens(txt["vocab"], txt["length"], D, spec.dtype),
+        img=ImageTokens(
+            img["image_size"], img["patch"], D, unused=UNUSED, maskable=True, init=start, dtype=spec.dtype
+        ),
+        txt=WordTokens(txt["vocab"], txt["length"], D, start, spec.dtype),
         fusion=Multiway(spec, config["depth"] - top, top, norm_final=final, **shared),
         tasks=tuple(tasks),
         mask_id=txt["mask_id"],

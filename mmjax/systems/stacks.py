@@ -5,7 +5,8 @@
   mlp_dim      default 4 * width
   layer_scale  initial value of the gains of the branches, default null: none
   drop_path    default 0
-  init_std     of the blocks' weights at the start, default 0.02; for a width D far below 768, about D^-1/2
+  init_std     of the blocks' weights at the start (of BEiT-3's tokens, too), default 0.02; for a width D far below
+               768, about D^-1/2
   dtype, scan, remat, attention   as for "clip" (systems/base.py)
 
 name "vlmo" also:

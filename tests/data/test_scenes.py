@@ -11,6 +11,7 @@ from mmjax.core.errors import UserError
 from mmjax.data import emoji, scenes
 from mmjax.data.scenes.facts import all_hold, surely_false
 from mmjax.data.scenes.noise import KINDS, spoil
+from mmjax.data.scenes.questions import possible_answers
 from mmjax.data.scenes.things import EVERYDAY, open_world
 from mmjax.data.scenes.world import composition
 from mmjax.data.sources import open_source
@@ -174,6 +175,16 @@ def test_every_thing_appears():
     seen = Counter(name for index in range(1000) for name in set(source[index]["names"]))
     assert len(seen) == 64
     assert max(seen.values()) < 3 * min(seen.values())
+
+
+def test_all_possible_answers_are_known():
+    found = possible_answers(open_source("emoji_scenes:train").world)
+    assert len(set(found)) == len(found) and found[:3] == ["yes", "no", "0"]
+    given = set()
+    for split in ("train", "val", "test"):
+        scenes = open_source(f"emoji_scenes:{split}?parts=questions&length=300")
+        given |= {answer for i in range(300) for _, answer, _ in scenes[i]["questions"]}
+    assert given <= set(found) and len(given) > 0.8 * len(found)
 
 
 def test_without_noise_nothing_is_marked():

@@ -7,10 +7,11 @@ a question for it, so that neither answer is the better guess. Nothing unclear i
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from mmjax.data.scenes.background import COLOURS
 from mmjax.data.scenes.captions import RELATION_WORDS, ZONE_WORDS, Names
 from mmjax.data.scenes.dice import Dice
 from mmjax.data.scenes.facts import OPPOSITE, Claim, holds, related, relations, zones
-from mmjax.data.scenes.graph import Graph, Group
+from mmjax.data.scenes.graph import MOST_OBJECTS, Graph, Group
 from mmjax.data.scenes.language import NUMBERS, is_are, sentence
 from mmjax.data.scenes.world import World
 
@@ -41,6 +42,13 @@ def make_questions(graph: Graph, world: World, dice: Dice) -> list[Question]:
     for question in dice.shuffled(found):
         asked.setdefault((question.kind, question.claim.topic), question)
     return list(asked.values())
+
+
+def possible_answers(world: World) -> list[str]:
+    """Every answer that a question can have, in a fixed order: the classes of a model that chooses."""
+    names = [world.name_of(thing) for thing in range(len(world))]
+    things = dict.fromkeys(word for name in names for word in (name.one, name.many))
+    return list(dict.fromkeys(["yes", "no", *map(str, range(MOST_OBJECTS + 1)), *COLOURS, *things]))
 
 
 def _exists(graph: Graph, world: World, names: Names, dice: Dice) -> Iterator[Question]:
