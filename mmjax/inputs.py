@@ -84,17 +84,9 @@ def make_tokenizer(config: Mapping[str, Any], saved: pathlib.Path | None) -> Tok
         ("spec", "kind", "train_on", "vocab_size", *_TRAIN_OPTIONS[kind]),
     )
     source = open_source(config["train_on"])
-    lines = (line for example in usable(source) for line in _said(example))
+    lines = (line for example in usable(source) for line in texts_of(example))
     options = {k: config[k] for k in _TRAIN_OPTIONS[kind] if k in config}
     return TRAINABLE[kind].train(lines, config["vocab_size"], **options)
-
-
-def _said(example: Mapping[str, Any]) -> Iterator[str]:
-    """All texts of an example, its questions and their answers among them."""
-    yield from texts_of(example)
-    for question, answers in tasks.questions_of(example):
-        yield question
-        yield from answers
 
 
 def check_vocabulary(config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
