@@ -4,7 +4,6 @@ import functools
 import pathlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -64,7 +63,7 @@ def test_through_a_checkpoint_and_back_to_a_published_layout(tmp_path):
     models.save(small, "mmjax", tmp_path / "small")
     sharding = shd.replicated(shd.make_mesh())
     again = models.load(tmp_path / "small", place=lambda _, array: placement.put(array, sharding))
-    assert again.system == small.system
+    assert again.system["llm"] == small.system["llm"] and again.system["llm"]["int8"]
     for path, array in trees.flatten(again.variables).items():
         before = trees.flatten(small.variables)[path]
         assert array.dtype == before.dtype
@@ -92,7 +91,7 @@ def test_adapters_train_beside_it_and_it_does_not():
         step = main.compiled_step(functools.partial(train_step, system, tx, stage), placed, mesh)
         losses = []
         for _ in range(3):
-            state, metrics = step(state, jax.tree.map(jnp.asarray, BATCH))
+            state, metrics = step(state, BATCH)
             losses.append(float(metrics["loss"]))
     assert losses[2] < losses[0] and {leaf.dtype for leaf in jax.tree.leaves(frozen)} == {
         np.dtype(np.int8),
