@@ -109,9 +109,9 @@ def test_a_windows_cache_rolls(scan):
         x, kept = go_on(kept, more[:, place], filled + place)
         for row in range(3):
             np.testing.assert_allclose(x[row, 0], wanted[row][filled[row] + place], atol=1e-5)
+    two = jnp.asarray(more[:, :2]), jnp.asarray(filled)
     with pytest.raises(UserError, match="a cache of the window's 4 tokens takes one token at a time, not 2"):
-        model.apply({"params": params, **kept}, more[:, :2], filled, method=lambda m, i, f: m.step(m.embed(i), f),
-                    mutable=["cache"])  # fmt: skip
+        model.apply({"params": params, **kept}, *two, method=lambda m, i, f: m.step(m.embed(i), f), mutable=["cache"])
 
 
 def test_samples_in_one_row_are_as_if_alone():
