@@ -101,7 +101,8 @@ def _steps(examples: int, batch: int, rate: float) -> dict[str, Any]:
 
 
 def _shrink(c: ConfigDict) -> None:
-    c.init = "random"  # for want of weights to begin with
+    with c.ignore_type():
+        c.init = "random"  # for want of weights to begin with
     c.system.scan, c.system.remat = False, None
     c.system.img, c.system.llm = ConfigDict(IMG), ConfigDict(LLM)
     c.tokenizer = ConfigDict(
