@@ -109,9 +109,7 @@ def train(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
                 state, restored = restored, None  # the step takes its memory
                 start, saved, reached = resumed - offset, meta["data"], True
             variables = {}  # the state has them now
-            describe(name, stage, state, start)
-            if jax.process_index() == 0 and pipelines[name].batches.pack > 1:
-                print(f"  {rows.account(pipelines[name][start], pipelines[name].batches.pack)}")
+            describe(name, stage, state, start, pipelines[name])
             state = run_stage(
                 name, stage, state, placed,
                 step_fn=functools.partial(train_step, system, tx, stage), data=pipelines[name], data_state=saved,
@@ -231,14 +229,16 @@ def optimizer(stage: Stage, variables: Mapping, shardings: Mapping, mesh: Any) -
     return tx, shd.state_shardings(abstract, shardings, mesh)
 
 
-def describe(name: str, stage: Stage, state: State, start: int) -> None:
-    """Prints what trains and what does not, per top-level module."""
+def describe(name: str, stage: Stage, state: State, start: int, data: Any) -> None:
+    """Prints what trains and what does not, per top-level module, and what packing rows brings where data does that."""
     if jax.process_index():
         return
     trainable, frozen = trees.count_by_module(state.params), trees.count_by_module(state.frozen)
     print(f"stage {name}: {stage.steps} steps" + (f", going on from step {start}" if start else ""))
     for module in sorted(set(trainable) | set(frozen)):
         print(f"  {module:12} {trainable.get(module, 0):>13,} trainable  {frozen.get(module, 0):>13,} frozen")
+    if data.batches.pack > 1:
+        print(f"  {rows.account(data[start], data.batches.pack)}")
 
 
 def check_same_run(directory: pathlib.Path, config: Mapping[str, Any]) -> None:
