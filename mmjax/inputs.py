@@ -285,7 +285,7 @@ def make_tools(config: Mapping[str, Any], tokenizer: Tokenizer) -> Tools:
     length = text_length(config)
     settings = config["data"].get("eval_image") or {}
     check_keys("config.data.eval_image", settings, tuple(f.name for f in dataclasses.fields(Preprocess)))
-    preprocess: Callable = Preprocess(**{**settings, "size": image_size(config)})
+    preprocess: Callable = augment.from_config({**settings, "preset": "eval", "size": image_size(config)})
     ask = None
     if _has_decoder(config):
         given = config["data"].get("task")
