@@ -18,7 +18,7 @@ import safetensors.numpy
 
 from mmjax.core.errors import UserError
 from mmjax.core.files import write_text
-from mmjax.weights.pickle_safe import TorchArchive
+from mmjax.weights.pickle_chain import open_torch
 from mmjax.weights.transforms import Shape
 
 WEIGHTS = "model.safetensors"
@@ -262,7 +262,7 @@ def _open(path: pathlib.Path) -> Tensors:
     _check_download(path)
     if path.suffix == NPZ:
         return NumpyArchive(path)
-    return TorchArchive(path) if path.suffix in PICKLED else SafeTensors(path)
+    return open_torch(path) if path.suffix in PICKLED else SafeTensors(path)
 
 
 def _open_parts(index: pathlib.Path) -> Tensors:

@@ -16,7 +16,7 @@ from mmjax.core.errors import UserError
 from mmjax.core.stacking import unstack_blocks
 from mmjax.weights import files, surgery
 from tests.beginning import Arrays, begun, compare, recipe
-from tests.torch_files import archive
+from tests.torch_files import archive, chain
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 WIDTH, MLP, BLOCKS = 64, 96, 2  # of the image tower: one head, as timm's heads are 64 wide
@@ -160,8 +160,8 @@ def old_names(state: Arrays) -> Arrays:
 def store_bert(folder: pathlib.Path, state: Arrays, form: str = "safetensors", config: dict | None = None) -> str:
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(BERT if config is None else config))
-    if form == "bin":
-        archive(folder / files.BIN, state)
+    if "bin" in form:
+        (chain if form == "old bin" else archive)(folder / files.BIN, state)
     else:
         files.write_safetensors(folder / files.WEIGHTS, state)
     return str(folder)
@@ -175,7 +175,7 @@ def published(tmp_path: pathlib.Path) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("old", [False, True])
-@pytest.mark.parametrize("form", ["safetensors", "bin"])
+@pytest.mark.parametrize("form", ["safetensors", "bin", "old bin"])
 def test_albef_begins_with_deit_and_bert(old: bool, form: str, tmp_path: pathlib.Path) -> None:
     state = bert()
     archive(tmp_path / "deit.pth", deit(), under="model")
