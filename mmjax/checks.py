@@ -34,7 +34,7 @@ _DATA = {"batch_size": "whole", "workers": "whole", "read_ahead": "whole", "task
          "image": "mapping", "text": "mapping", "text_buckets": "list", "eval_image": "mapping"}  # fmt: skip
 _TOKENIZER = {"spec": "text", "kind": "text", "train_on": "text", "vocab_size": "whole", "model_type": "text",
               "normalization": "text", "lower": "flag", "added": "list", "clean": "text",
-              "most_words": "whole"}  # fmt: skip
+              "most_words": "whole", "symbols": "list"}  # fmt: skip
 
 
 def check_config(config: Mapping[str, Any]) -> None:

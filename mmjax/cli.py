@@ -18,6 +18,7 @@ COMMANDS = {
     "embed": ("mmjax.commands.embed", "write embeddings of pictures or texts to a file"),
     "capfilt": ("mmjax.commands.capfilt", "caption images, and keep the texts that fit them"),
     "generate": ("mmjax.commands.generate", "write captions of pictures, or answers about them"),
+    "chat": ("mmjax.commands.chat", "talk with a checkpoint about pictures"),
     "search": ("mmjax.commands.search", "search pictures by a text or by another picture"),
     "convert": ("mmjax.commands.convert", "convert a checkpoint between layouts"),
     "data": ("mmjax.commands.data", "inspect a data source, or convert it to shards"),

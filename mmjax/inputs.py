@@ -21,6 +21,7 @@ from mmjax.core.config import check_keys
 from mmjax.core.errors import UserError
 from mmjax.data import augment, ledger, tasks
 from mmjax.data import text as texts
+from mmjax.data.chat_prompts import Asker
 from mmjax.data.chat_task import Chats, Sight
 from mmjax.data.choices import choose
 from mmjax.data.conversations import texts_of
@@ -42,7 +43,7 @@ from mmjax.systems import language
 # config["tokenizer"]: `spec` (what open_tokenizer takes), or `train_on`, a source, with `vocab_size` and the `kind`
 # that is trained on its texts; and options of each kind.
 _TRAIN_OPTIONS = {
-    SentencePiece.kind: ("model_type", "normalization"),
+    SentencePiece.kind: ("model_type", "normalization", "symbols"),
     WordPiece.kind: ("lower", "added", "clean", "most_words"),
 }
 TOKENIZER_KEYS = ("spec", "kind", "train_on", "vocab_size", *(key for keys in _TRAIN_OPTIONS.values() for key in keys))
@@ -83,17 +84,9 @@ def make_tokenizer(config: Mapping[str, Any], saved: pathlib.Path | None) -> Tok
         ("spec", "kind", "train_on", "vocab_size", *_TRAIN_OPTIONS[kind]),
     )
     source = open_source(config["train_on"])
-    lines = (line for example in usable(source) for line in _said(example))
+    lines = (line for example in usable(source) for line in texts_of(example))
     options = {k: config[k] for k in _TRAIN_OPTIONS[kind] if k in config}
     return TRAINABLE[kind].train(lines, config["vocab_size"], **options)
-
-
-def _said(example: Mapping[str, Any]) -> Iterator[str]:
-    """All texts of an example, its questions and their answers among them."""
-    yield from texts_of(example)
-    for question, answers in tasks.questions_of(example):
-        yield question
-        yield from answers
 
 
 def check_vocabulary(config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
@@ -281,7 +274,9 @@ def stage_batch(config: Mapping[str, Any], overrides: Mapping[str, Any], rows: i
     made = system.example(rows, text_length(config, overrides))
     if isinstance(task, Chats) and task.images:
         picture = made["image"]
-        made["image"] = jax.ShapeDtypeStruct((rows, task.views, *picture.shape[2:]), picture.dtype)
+        made["image"] = jax.ShapeDtypeStruct((rows, task.most_views, *picture.shape[2:]), picture.dtype)
+    if isinstance(task, Chats) and task.pack > 1:
+        made["sample"] = made["ids"]
     return {key: shape for key, shape in made.items() if key not in getattr(task, "without", ())}
 
 
@@ -291,6 +286,11 @@ def make_tools(config: Mapping[str, Any], tokenizer: Tokenizer) -> Tools:
     settings = config["data"].get("eval_image") or {}
     check_keys("config.data.eval_image", settings, tuple(f.name for f in dataclasses.fields(Preprocess)))
     preprocess: Callable = Preprocess(**{**settings, "size": image_size(config)})
+    ask = None
+    if _has_decoder(config):
+        given = config["data"].get("task")
+        task = _task(config, given) if given else None
+        ask = Asker(task if isinstance(task, Chats) else None, tokenizer, preprocess, length)
     return Tools(
         open_source,
         preprocess,
@@ -298,6 +298,7 @@ def make_tools(config: Mapping[str, Any], tokenizer: Tokenizer) -> Tools:
         unusable=(BadExample,),
         decode=functools.partial(written_text, tokenizer),
         settings=generation_settings,
+        ask=ask,
     )
 
 
@@ -350,8 +351,9 @@ _FREE_FIELDS = {
     "patch_drop",
     "image_size",
 }
-_FREE_FIELDS |= {"inits", "patch_init", "pos_init"}  # functions, equal to none but themselves
-_FREE_SYSTEM = {*_FREE_FIELDS, "loss", "loss_form", "loss_block", "scale_init", "scale_max", "bias_init"}
+# How weights begin (functions are equal to none but themselves), and adapters, which begin as nothing.
+_FREE_FIELDS |= {"inits", "patch_init", "pos_init", "init_std", "lora"}
+_FREE_SYSTEM = {*_FREE_FIELDS, "loss", "loss_form", "loss_block", "loss_chunk", "scale_init", "scale_max", "bias_init"}
 # CoCa's: weights and targets of its losses, what a caption begins and ends with, a classifier over the same features.
 _FREE_SYSTEM |= {"con_weight", "cap_weight", "ignore_id", "begin_id", "end_ids"}
 _FREE_SYSTEM |= {"classes", "class_of", "class_loss", "images"}

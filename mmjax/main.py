@@ -18,7 +18,7 @@ from mmjax.core import files, processes, trees
 from mmjax.core import rng as rngs
 from mmjax.core import sharding as shd
 from mmjax.core.errors import UserError
-from mmjax.data import ledger
+from mmjax.data import ledger, rows
 from mmjax.train import checkpoint, loop, progress, writers
 from mmjax.train.optim import learning_rate, make_optimizer
 from mmjax.train.stage import Stage, make_stage
@@ -109,7 +109,7 @@ def train(config: Any, workdir: str | pathlib.Path) -> dict[str, float]:
                 state, restored = restored, None  # the step takes its memory
                 start, saved, reached = resumed - offset, meta["data"], True
             variables = {}  # the state has them now
-            describe(name, stage, state, start)
+            describe(name, stage, state, start, pipelines[name])
             state = run_stage(
                 name, stage, state, placed,
                 step_fn=functools.partial(train_step, system, tx, stage), data=pipelines[name], data_state=saved,
@@ -212,22 +212,33 @@ def initial_variables(system: Any, config: Mapping[str, Any], mesh: Any, key: ja
 
 
 def optimizer(stage: Stage, variables: Mapping, shardings: Mapping, mesh: Any) -> tuple[Any, State]:
-    """The stage's optimizer, and where every leaf of its State lives."""
+    """The stage's optimizer, and where every leaf of its State lives.
+
+    Raises:
+      UserError: a pattern that matches nothing, or whole numbers, which cannot train.
+    """
     whole = jax.eval_shape(lambda v: v, variables)["params"]
     trainable, _ = trees.split(whole, stage.train, "train")
+    if fixed := [path for path, leaf in trees.flatten(trainable).items() if leaf.dtype == jnp.int8]:
+        raise UserError(
+            f"stage: train = {list(stage.train)} names {len(fixed)} kernels of 8 bits, such as {fixed[0]}, which "
+            "cannot train; train adapters beside them (config.system.llm.lora, train='llm/.*_lora/.*')"
+        )
     tx = make_optimizer(stage, trainable, whole)
     abstract = jax.eval_shape(functools.partial(begin, stage, tx), variables, jax.random.key(0))
     return tx, shd.state_shardings(abstract, shardings, mesh)
 
 
-def describe(name: str, stage: Stage, state: State, start: int) -> None:
-    """Prints what trains and what does not, per top-level module."""
+def describe(name: str, stage: Stage, state: State, start: int, data: Any) -> None:
+    """Prints what trains and what does not, per top-level module, and what packing rows brings where data does that."""
     if jax.process_index():
         return
     trainable, frozen = trees.count_by_module(state.params), trees.count_by_module(state.frozen)
     print(f"stage {name}: {stage.steps} steps" + (f", going on from step {start}" if start else ""))
     for module in sorted(set(trainable) | set(frozen)):
         print(f"  {module:12} {trainable.get(module, 0):>13,} trainable  {frozen.get(module, 0):>13,} frozen")
+    if data.batches.pack > 1:
+        print(f"  {rows.account(data[start], data.batches.pack)}")
 
 
 def check_same_run(directory: pathlib.Path, config: Mapping[str, Any]) -> None:

@@ -21,6 +21,10 @@ from mmjax.evals.base import Predictor, Tools, seeds
 from mmjax.evals.prompts import PLAIN, embed_ensemble, load_templates
 from mmjax.weights import positions
 
+CAPTION = {"beams": 3, "max_length": 30}
+ANSWER = {"max_new": 128}
+"""Settings of generation unless told: of captions, and of answers in a conversation."""
+
 Picture = np.ndarray | Image.Image | str | pathlib.Path
 
 
@@ -80,11 +84,12 @@ class LoadedModel:
 
         Args:
           pictures: as for `embed_image`.
-          prompt: what the texts begin with, or, of a system that answers questions, the question; one for all, or one
-            for each; None: what the system begins with by itself. The prompt is not part of what is returned.
+          prompt: what the texts begin with, or, of a system that answers questions or reads conversations, the
+            question; one for all, or one for each; None: what the system begins with by itself. The prompt is not part
+            of what is returned.
           seed: of sampling.
           **settings: of generation, the fields of `mmjax.decoders.settings.Settings`; beam search with three beams of
-            at most 30 tokens unless told.
+            at most 30 tokens unless told, or of a system that reads conversations greedy with at most 128 new ones.
 
         Raises:
           UserError: a checkpoint that does not write, no pictures, or settings that do not exist.
@@ -93,13 +98,16 @@ class LoadedModel:
           mmjax.load("runs/blip").generate(["cat.jpg"], sample=True, top_p=0.9, max_length=20)
         """
         self.predictor.check("generate")
-        how = self.tools.how(settings or {"beams": 3, "max_length": 30})
-        images = [self.tools.preprocess(pixels(picture)) for picture in _several(pictures)]
+        ask = self.tools.ask
+        how = self.tools.how(settings or (CAPTION if ask is None else ANSWER))
+        images = [self.tools.prepare(pixels(picture)) for picture in _several(pictures)]
         batch: dict[str, Any] = {"image": images, "seed": seeds(seed, len(images))}
-        if prompt is not None:
-            each = [prompt] * len(images) if isinstance(prompt, str) else list(prompt)
-            if len(each) != len(images):
-                raise UserError(f"{len(each)} prompts for {len(images)} pictures; give one for each, or one for all")
+        each = [prompt or ""] * len(images) if prompt is None or isinstance(prompt, str) else list(prompt)
+        if len(each) != len(images):
+            raise UserError(f"{len(each)} prompts for {len(images)} pictures; give one for each, or one for all")
+        if ask is not None:
+            batch |= ask(each, images)
+        elif prompt is not None:
             answers = hasattr(self.predictor.system, "rank_answers")  # these read the whole question
             batch["ids"], batch["valid"] = (self.tools.tokenize if answers else self.tools.begin)(each)
         return self.tools.written(self.predictor.over("generate", batch, how))
@@ -111,6 +119,7 @@ def load(
     step: int | None = None,
     image_size: int | None = None,
     tokenizer: str | None = None,
+    template: str | None = None,
     batch_size: int = 256,
 ) -> LoadedModel:
     """Loads a checkpoint of any layout: a work directory, mmjax's or a published folder, or a published weight file.
@@ -120,10 +129,12 @@ def load(
       step: of a training run; the last one unless told.
       image_size: pixels, if not the model's own: its positions are resized.
       tokenizer: spec (`clip_bpe`, `sentencepiece:MODEL`, a directory) for a checkpoint that has none.
+      template: how conversations are written (data/chat_templates.py), for a checkpoint that does not say it, or if
+        not as it says.
       batch_size: examples at a time, over all devices.
 
     Raises:
-      UserError: nothing readable there, no such step, or no tokenizer that fits.
+      UserError: nothing readable there, no such step, no tokenizer that fits, or a template for a system without words.
 
     Example:
       model = mmjax.load("runs/demo")
@@ -142,7 +153,12 @@ def load(
     if words is None:
         raise UserError(f"{path} has no tokenizer; give its spec, such as clip_bpe or sentencepiece:MODEL")
     config = dict(found.config or {})
-    settings = {"system": found.system, "data": config.get("data") or {"eval_image": models.eval_image(found)}}
+    data = dict(config.get("data") or {"eval_image": models.eval_image(found)})
+    if template is not None:
+        if found.system["name"] not in systems.DECODERS:
+            raise UserError(f"template {template!r}: the system {found.system['name']} reads no conversations")
+        data["task"] = {**models.chat_task(found, template), **(data.get("task") or {}), "template": template}
+    settings = {"system": found.system, "data": data}
     inputs.check_vocabulary(settings, words)
     module, variables = systems.build(found.system), found.variables
     return LoadedModel(

@@ -15,6 +15,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image-size", type=int, metavar="N", help="resize the positions for images of N pixels")
     parser.add_argument("--grow-vocab", type=int, metavar="N", help="give the token embedding N rows; the new ones are "
                         "the mean of the old ones")  # fmt: skip
+    parser.add_argument("--merge-lora", action="store_true", help="put adapters into the maps that they stand beside; "
+                        "published layouts always have them there")  # fmt: skip
+    parser.add_argument("--int8", action="store_true", help="round the kernels of a decoder's blocks to 8 bits, for "
+                        "adapters to train beside them; layout mmjax")  # fmt: skip
     parser.add_argument("--force", action="store_true", help="replace what the output folder holds")
 
 
@@ -26,12 +30,19 @@ def run(args: argparse.Namespace) -> int:
         its layout cannot hold the model.
     """
     from mmjax.commands import models
+    from mmjax.core.errors import UserError
     from mmjax.weights import licences
 
     check_output(args.output, args.input, args.force)
     model = models.load(args.input, image_size=args.image_size)
     if args.grow_vocab is not None:
         model = models.grow_vocab(model, args.grow_vocab)
+    if args.int8 and args.layout != "mmjax":
+        raise UserError(f"--int8: the layout {args.layout} has no place for kernels of 8 bits; mmjax's has")
+    if args.layout != "mmjax" or args.merge_lora:
+        model = models.merge_lora(models.from_int8(model))
+    if args.int8:
+        model = models.round_to_int8(model)
     print("\n".join([f"{args.input} ({model.layout}): {model.account}", *model.changes]))
     partial = args.output.with_name(args.output.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -16,11 +16,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", type=pathlib.Path, nargs="+", required=True, metavar="FILE", help="pictures")
     parser.add_argument("--prompt", help="what the text begins with; a question, for a checkpoint that answers them "
                         "(default: what the system begins with by itself)")  # fmt: skip
-    parser.add_argument("--max-length", type=int, metavar="N", help="tokens at most, prompt included (default 30)")
+    parser.add_argument("--max-length", type=int, metavar="N", help="tokens at most, prompt included (default 30, but "
+                        "of a system that reads conversations --max-new 128)")  # fmt: skip
+    parser.add_argument("--max-new", type=int, metavar="N", help="tokens at most after the prompt")
     parser.add_argument("--min-length", type=int, metavar="N", help="tokens at least, prompt included (default 0)")
     how = parser.add_mutually_exclusive_group()
     how.add_argument(
-        "--beam", type=int, metavar="N", help=f"beam search with N beams (default, N = {BEAMS}; 1: greedy)"
+        "--beam",
+        type=int,
+        metavar="N",
+        help=f"beam search with N beams (default, N = {BEAMS}; 1: greedy, as conversations are unless told)",
     )
     how.add_argument("--nucleus", type=float, metavar="P", help="sample from the likeliest tokens that make up P")
     how.add_argument("--top-k", type=int, metavar="K", help="sample from the K likeliest tokens")
@@ -31,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="over all devices (default 32)")
     parser.add_argument("--step", type=int, metavar="N", help="of a training run; the last one unless told")
     parser.add_argument("--tokenizer", metavar="SPEC", help="for a checkpoint that has none")
+    parser.add_argument("--template", metavar="NAME", help="how conversations are written, for a checkpoint that does "
+                        "not say it, such as vicuna_v1")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object for each picture")
 
 
@@ -49,8 +56,10 @@ def run(args: argparse.Namespace) -> int:
     if args.batch_size < 1:
         raise UserError(f"--batch-size {args.batch_size}: at least 1")
     pictures = [model.pixels(path) for path in args.image]  # before a large checkpoint is read
-    settings = options(args)
-    loaded = model.load(args.checkpoint, step=args.step, tokenizer=args.tokenizer, batch_size=args.batch_size)
+    options(args)  # a mistake is told before a large checkpoint is read
+    loaded = model.load(args.checkpoint, step=args.step, tokenizer=args.tokenizer, template=args.template,
+                        batch_size=args.batch_size)  # fmt: skip
+    settings = options(args, chat=loaded.tools.ask is not None)
     begin = time.perf_counter()
     texts = loaded.generate(pictures, args.prompt, seed=args.seed, **settings)
     took = time.perf_counter() - begin
@@ -64,15 +73,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def options(args: argparse.Namespace) -> dict[str, Any]:
-    """Settings of generation from the arguments.
+def options(args: argparse.Namespace, chat: bool = False) -> dict[str, Any]:
+    """Settings of generation from the arguments; `chat`: of a system that reads conversations.
 
     Raises:
       UserError: an option of sampling without sampling, or of beam search with it.
     """
     from mmjax.core.errors import UserError
 
-    made: dict[str, Any] = {"max_length": 30 if args.max_length is None else args.max_length}
+    made: dict[str, Any] = {"max_length": args.max_length, "max_new": args.max_new}
+    if args.max_length is None and args.max_new is None:
+        made |= {"max_new": 128} if chat else {"max_length": 30}
     if args.min_length is not None:
         made["min_length"] = args.min_length
     if args.repetition_penalty is not None:
@@ -84,5 +95,5 @@ def options(args: argparse.Namespace) -> dict[str, Any]:
         return made | ({"temperature": args.temperature} if args.temperature is not None else {})
     if args.temperature is not None:
         raise UserError("--temperature is of sampling: give --nucleus P or --top-k K, too")
-    made["beams"] = BEAMS if args.beam is None else args.beam
+    made["beams"] = args.beam if args.beam is not None else 1 if chat else BEAMS
     return made | ({"length_penalty": args.length_penalty} if args.length_penalty is not None else {})

@@ -93,11 +93,16 @@ def _vlmo_text(model: VLMo, inputs: Inputs) -> dict[str, Any]:
     return {"text_feats": states, "cls_feats": features["txt"], "cls_vlffn_feats": features.get("txt_vl")}
 
 
+def _embedded(model: VLMo, image: jax.Array, ids: jax.Array, valid: jax.Array) -> tuple[jax.Array, ...]:
+    """What `match` takes: the embedded image, the embedded text, and which of its tokens are there."""
+    return model.encode_states_image(image), model.encode_states_text(ids, valid), valid
+
+
 def _vlmo_joint(model: VLMo, inputs: Inputs) -> dict[str, Any]:
     ids, valid = _text(inputs)
     states, T = model.fuse(inputs["image"], ids, valid), ids.shape[1]
     out = {"text_feats": states[:, :T], "image_feats": states[:, T:], "cls_feats": model.pooled(states)}
-    out |= {"itm_logits": model.match(inputs["image"], ids, valid)} if "itm" in model.tasks else {}
+    out |= {"itm_logits": model.match(*_embedded(model, inputs["image"], ids, valid))} if "itm" in model.tasks else {}
     return out | ({"mlm_logits": model.word_logits(states[:, :T])} if "mlm" in model.tasks else {})
 
 
@@ -113,7 +118,8 @@ def _vlmo_pretrain(model: VLMo, inputs: Inputs) -> dict[str, Any]:
     logits = out["itc_i2t_logits"]
     there = jnp.ones(len(ids), bool)
     negatives = matching.Negatives(inputs["neg_image_idx"], inputs["neg_text_idx"], there, there)
-    images, texts, fits, _ = matching.with_negatives(image, (ids, valid), negatives)
+    images, *texts = _embedded(model, image, ids, valid)
+    images, texts, fits, _ = matching.with_negatives(images, texts, negatives)
     match = model.match(images, *texts)
     words = model.word_logits(model.fuse(image, inputs["mlm_ids"], valid)[:, : ids.shape[1]])
     word_loss: Term = model.word_losses(image, ids, valid, inputs["mlm_ids"], labels >= 0, train=False)["mlm"]

@@ -13,13 +13,15 @@ from mmjax.core import sharding as shd
 from mmjax.core import trees
 from mmjax.core.errors import UserError
 from mmjax.core.stacking import STACK, unstack_blocks
+from mmjax.data import anyres
 from mmjax.data.choices import choose
 from mmjax.data.tokenizers import ClipBPE, Gemma, SentencePiece, SigLIP, Tokenizer, WordPiece, gemma, load_tokenizer
 from mmjax.data.tokenizers import wordpiece as bert
 from mmjax.data.tokenizers.published import LLAMA_SPIECE, SPIECE, publish
 from mmjax.systems import base, language
+from mmjax.systems.clip import MEAN
 from mmjax.train import checkpoint
-from mmjax.weights import files, licences, positions, surgery, vocabulary
+from mmjax.weights import files, int8, licences, lora, positions, surgery, vocabulary
 from mmjax.weights.licences import Entry
 from mmjax.weights.siglip import is_siglip
 from mmjax.weights.transforms import Shape
@@ -161,10 +163,24 @@ def load(
 
 
 def eval_image(model: Model) -> dict[str, Any]:
-    """How a published model's pictures are prepared, for `data.eval_image`: squeezed to a square; CLIP's are cut."""
+    """How a published model's pictures are prepared, for `data.eval_image`: squeezed to a square; CLIP's are cut; those
+    of LLaVA-1.5, in its authors' layout, are filled up to a square."""
     squeezed = is_siglip(model.system) or model.system["name"] in ("albef", "blip")
-    mode = {"mode": "square"} if squeezed else {}
+    mode: dict[str, Any] = {"mode": "square"} if squeezed else {}
+    if model.origin is not None and model.origin.config.get("image_aspect_ratio") == "pad":
+        mode = {"mode": "pad", "background": tuple(int(255 * value) for value in MEAN)}
     return mode if model.origin is None else {**mode, "resample": model.origin.resample}
+
+
+def chat_task(model: Model, template: str) -> dict[str, Any]:
+    """How a published model's conversations are written, for `data.task`; NeXT sees pictures in tiles."""
+    config = {} if model.origin is None else model.origin.config
+    task: dict[str, Any] = {"kind": "chat", "template": template}
+    if model.layout == "hf" and model.system.get("newline"):
+        return {**task, "grids": config.get("image_grid_pinpoints") or anyres.GRIDS, "rule": "hf"}
+    if config.get("image_aspect_ratio") == "anyres":
+        return {**task, "grids": config.get("image_grid_pinpoints") or anyres.GRIDS}
+    return task
 
 
 def grow_vocab(model: Model, rows: int) -> Model:
@@ -180,6 +196,35 @@ def grow_vocab(model: Model, rows: int) -> Model:
     changes = (*model.changes, vocabulary.account(before, rows)) if rows > before else model.changes
     # CLIP's own tokenizer is told by the size of its vocabulary, which is another one now.
     return model._replace(system=system, variables=variables, tokenizer=tokenizer_of(model), changes=changes)
+
+
+def merge_lora(model: Model) -> Model:
+    """The model with its adapters put into the maps that they stand beside; one without any as it is."""
+    system, variables, count = lora.merged(model.system, model.variables)
+    if not count:
+        return model
+    said = f"{count} adapters (LoRA) were added to the maps that they stand beside"
+    return model._replace(system=system, variables=variables, changes=(*model.changes, said))
+
+
+def round_to_int8(model: Model) -> Model:
+    """The model with the kernels of its decoder's blocks in 8 bits.
+
+    Raises:
+      UserError: see `weights.int8.rounded`.
+    """
+    system, variables = int8.rounded(model.system, model.variables)
+    said = "the kernels of the decoder's blocks were rounded to 8 bits, with a scale for each column"
+    return model._replace(system=system, variables=variables, origin=None, changes=(*model.changes, said))
+
+
+def from_int8(model: Model) -> Model:
+    """The model with kernels in 8 bits as the numbers that they stand for; one without any as it is."""
+    system, variables, found = int8.restored(model.system, model.variables)
+    if not found:
+        return model
+    said = "kernels in 8 bits were written as the numbers that they stand for"
+    return model._replace(system=system, variables=variables, changes=(*model.changes, said))
 
 
 def save(model: Model, layout: str, directory: pathlib.Path) -> None:

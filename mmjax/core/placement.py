@@ -15,8 +15,9 @@ from mmjax.core.stacking import BLOCK, STACK
 
 
 def put(array: Any, sharding: NamedSharding) -> jax.Array:
-    """float32 (whole numbers: int32) on devices; a host array is converted slice by slice, without a whole copy."""
-    kind = np.int32 if array.dtype.kind in "iu" else np.float32
+    """float32 (whole numbers: int32, or int8 as they are) on devices; a host array is converted slice by slice, without
+    a whole copy."""
+    kind = np.int8 if array.dtype == np.int8 else np.int32 if array.dtype.kind in "iu" else np.float32
     if isinstance(array, jax.Array):
         return processes.settle(jax.device_put(array.astype(kind), sharding))
     return jax.make_array_from_callback(
@@ -57,7 +58,7 @@ class Placer:
         stacked, index = _stacked(path)
         sharding = self._shardings[stacked]
         if stacked not in self.flat:
-            zeros = functools.partial(jnp.zeros, self._abstract[stacked].shape, jnp.float32)
+            zeros = functools.partial(jnp.zeros, self._abstract[stacked].shape, self._abstract[stacked].dtype)
             self.flat[stacked] = jax.jit(zeros, out_shardings=sharding)()
         layer = put(array, NamedSharding(sharding.mesh, P(*sharding.spec[1:])))
         self.flat[stacked] = processes.settle(_set(self.flat[stacked], layer, jnp.int32(index), sharding))

@@ -1,5 +1,6 @@
 """Rows of published conversation files as turns: LLaVA's and ShareGPT's JSON, and lists of messages."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,36 +51,59 @@ def parse(row: Mapping[str, Any], key: str) -> tuple[Conversation, list[Any]]:
     return conversation, pictures
 
 
-def of_example(example: Mapping[str, Any]) -> tuple[Conversation, list[np.ndarray]]:
+def of_example(example: Mapping[str, Any], short: str = "") -> tuple[Conversation, list[np.ndarray]]:
     """The conversation of a source's example, and its pictures.
 
-    It has `turns` with `pictures` (`llava:`), or a `conversation` of (role, text) (`emoji_scenes`), before whose first
-    question stands its `image`, if it has one.
+    It has `turns` with `pictures` (`llava:`); or a `conversation` of (role, text) (`emoji_scenes`); or questions with
+    short answers, which become the turns of one conversation, as in LLaVA-1.5 (of several annotators' answers the
+    commonest). Before the first question of the latter two stands their `image`, if they have one.
+
+    Args:
+      example: of a source.
+      short: what is said behind the first question where answers are short, on a line of its own.
 
     Raises:
-      UserError: it has neither.
+      UserError: it has none of them.
       BadExample: speakers do not take turns, or an answer is empty.
     """
     key = str(example.get("key", "?"))
     if "turns" in example:
         return Conversation(key, example["turns"], example.get("system")), list(example.get("pictures") or ())
-    if "conversation" not in example:
+    if "conversation" in example:
+        turns = _turns(example["conversation"], key)
+    else:
+        turns = [(question, Counter(answers).most_common(1)[0][0]) for question, answers in questions_of(example)]
+        turns[:1] = [(f"{question}\n{short}" if short else question, answer) for question, answer in turns[:1]]
+    if not turns and {"question", "questions"} & set(example):
+        raise BadExample("empty answer", "no question with an answer", key)
+    if not turns:
         raise UserError(
             f"example {key!r} has no conversation; it has {sorted(example)}. Sources of conversations are llava:FILE "
-            "and emoji_scenes with parts=image,conversation; the task chat with of='caption' takes pictures with texts"
+            "and emoji_scenes with parts=image,conversation or parts=image,questions; the task chat with of='caption' "
+            "takes pictures with texts"
         )
-    turns = _turns(example["conversation"], key)
     if "image" not in example:
         return Conversation(key, turns), []
     (question, answer), *rest = turns
     return Conversation(key, [(f"{IMAGE}\n{question}", answer), *rest]), [example["image"]]
 
 
+def questions_of(example: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """(question, answers of the annotators) of an example, those without an answer left out."""
+    if "question" in example:
+        given = example.get("answers", example.get("answer")) or []
+        found = [(example["question"], [given] if isinstance(given, str) else list(given))]
+    else:
+        rows = example.get("questions") or ()
+        found = [(row[0], [row[1]] if isinstance(row[1], str) else list(row[1])) for row in rows]
+    return [(question, answers) for question, answers in found if question and answers]
+
+
 def texts_of(example: Mapping[str, Any]) -> list[str]:
-    """All that an example says: its texts, and the questions and answers of its conversation."""
-    said = [text for turn in example.get("turns", ()) for text in turn] + [
-        text for _, text in example.get("conversation", ())
-    ]
+    """All that an example says: its texts, the turns of its conversation, its questions with their answers."""
+    said = [text for turn in example.get("turns", ()) for text in turn]
+    said += [text for _, text in example.get("conversation", ())]
+    said += [text for question, answers in questions_of(example) for text in (question, *answers)]
     return [*example.get("texts", ()), *(text.replace(IMAGE, "") for text in said)]
 
 

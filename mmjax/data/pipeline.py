@@ -51,7 +51,8 @@ class Pipeline:
     """Endless (or `epochs` long), shuffled, mixed and augmented batches of images and texts, and what else a task has.
 
     A batch is a dict of numpy arrays: `image` uint8[b, Y, X, 3], `ids` int32[b, T], `valid` bool[b, T] and `index`
-    int64[b], the place of each example in the sources laid end to end. b = batch_size, or len(rows).
+    int64[b], the place of each example in the sources laid end to end. b = batch_size, or len(rows). Where a task puts
+    several examples into a row (its `pack`), `index` is the first one's.
 
     Every epoch of a source is a new permutation. An epoch of the whole is as long as its first source to end; sources
     go on from where they are in the next one. All randomness of a sample comes from (seed, its place in the global
@@ -66,7 +67,7 @@ class Pipeline:
       image: image transform, `augment.from_config(…)`.
       text: text transform, `text.from_config(…)`.
       task: what of an example a batch has, `tasks.from_config(…)`; an image and a text unless told.
-      batch_size: examples of a global batch.
+      batch_size: rows of a global batch, each of one example, or of as many as the task's `pack`.
       seed: of the order and of the transforms.
       weights: name -> share of the examples; without it, sources count by their lengths.
       shuffle: False keeps the order of the sources (and their interleaving by weight).
@@ -122,21 +123,24 @@ class Pipeline:
             raise UserError(
                 f"data text_buckets = {buckets}: the rows of this task are not cut to buckets; leave it out"
             )
+        pack = getattr(task, "pack", 1)
+        self.each = batch_size * pack  # examples of a batch
         samples, epoch = _samples(named, shares, seed, shuffle, check)
         texts = _samples(named, shares, seed, shuffle, check, images=False)[0] if buckets else None
         if drop_remainder:
-            if epoch < batch_size:
+            if epoch < self.each:
                 raise UserError(
-                    f"batch_size {batch_size} is larger than one epoch ({epoch} examples); valid: at most {epoch}, or "
+                    f"batch_size {batch_size} is larger than one epoch ({epoch} examples"
+                    f"{f', {pack} a row' if pack > 1 else ''}); valid: at most {epoch // pack}, or "
                     "drop_remainder=False, which lets batches run across epochs"
                 )
-            epoch = epoch // batch_size * batch_size
+            epoch = epoch // self.each * self.each
             samples, texts = samples[:epoch], texts and texts[:epoch]
         samples = samples.repeat(epochs)
-        if len(samples) % batch_size and epochs is not None and len(self.rows) < batch_size:
+        if len(samples) % self.each and epochs is not None and (len(self.rows) < batch_size or pack > 1):
             raise UserError(
-                f"{len(samples)} examples leave a short last batch of {len(samples) % batch_size}, which "
-                "several processes cannot share; valid: drop_remainder=True"
+                f"{len(samples)} examples leave a short last batch of {len(samples) % self.each}, which "
+                "several processes, or rows of several examples, cannot share; valid: drop_remainder=True"
             )
         own = _derive(seed, "transform")
         samples = samples.random_map(_Transform(_Apart(image) if buckets else image, text, task), seed=own)
@@ -178,11 +182,11 @@ class Pipeline:
 
     def epoch(self, step: int) -> float:
         """Epochs seen after `step` batches."""
-        return step * self.batch_size / self.samples_per_epoch
+        return step * self.each / self.samples_per_epoch
 
     def seen(self, step: int) -> dict[str, int]:
         """How many distinct places of each source `step` global batches visit, to within one batch."""
-        taken = step * self.batch_size
+        taken = step * self.each
         return {name: min(length, round(taken * self._shares[name])) for name, length in self.lengths.items()}
 
 
@@ -341,19 +345,26 @@ class _Batches:
     buckets: Sequence[int] = ()
     texts: Any = None  # as `samples`, no image decoded; with `buckets`
 
+    @property
+    def pack(self) -> int:
+        """Examples of a row."""
+        return getattr(self.task, "pack", 1)
+
     def __len__(self) -> int:
-        total = len(self.samples)
-        return total // self.batch_size if total == sys.maxsize else -(-total // self.batch_size)
+        total, each = len(self.samples), self.batch_size * self.pack
+        return total // each if total == sys.maxsize else -(-total // each)
 
     def __getitem__(self, step: Any) -> NumpyBatch:
         step = int(step)
         if not 0 <= step < len(self):
             raise IndexError(f"batch {step} of {len(self)}")
-        there = min(self.batch_size, len(self.samples) - step * self.batch_size)
-        made = {int(row): self.samples[step * self.batch_size + int(row)] for row in self.rows if row < there}
-        numbers, samples, dropped = zip(*made.values(), strict=True)
-        length = self._bucket(range(step * self.batch_size, step * self.batch_size + there), made)
-        batch = {"index": np.array(numbers, np.int64)}
+        begin, pack = step * self.batch_size, self.pack
+        there = min(self.batch_size, len(self.samples) // pack - begin)
+        rows = [int(row) for row in self.rows if row < there]
+        drawn = [self.samples[(begin + row) * pack + place] for row in rows for place in range(pack)]
+        numbers, samples, dropped = zip(*drawn, strict=True)
+        length = self._bucket(range(begin, begin + there), dict(zip(rows, drawn[::pack], strict=True)))
+        batch = {"index": np.array(numbers[::pack], np.int64)}
         if not isinstance(self.task, Whole):
             batch["image"] = np.stack([sample["image"] for sample in samples])
             texts = [sample["text"] for sample in samples]

@@ -1,6 +1,6 @@
 """Rows of text and pictures as arrays of equal length: what a system for both reads."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -101,24 +101,40 @@ def packed(
             tokens, features = 0, 0
         groups[-1].append(number)
         tokens, features = tokens + len(row), features + count
-    return [_joined(rows, group, states, most) for group in groups], groups
+    return [joined([rows[n] for n in group], [states[n] for n in group], most) for group in groups], groups
 
 
-def _joined(rows: Sequence[Spliced], group: Sequence[int], states: Sequence[int], most: int) -> Spliced:
+def joined(rows: Sequence[Spliced], states: Sequence[int], most: int) -> Spliced:
+    """Rows one after the other as one, each one's features behind those before it; arguments as of `packed`."""
     slots, before = [], 0
-    for number in group:
-        slot = rows[number].slot
-        moved = np.where(slot == states[number], most, slot + before)
-        slots.append(np.where(slot < 0, -1, moved).astype(np.int32))
-        before += states[number]
-    ids, mask = (np.concatenate([getattr(rows[n], part) for n in group]) for part in ("ids", "mask_loss"))
+    for row, count in zip(rows, states, strict=True):
+        moved = np.where(row.slot == count, most, row.slot + before)
+        slots.append(np.where(row.slot < 0, -1, moved).astype(np.int32))
+        before += count
+    ids, mask = (np.concatenate([getattr(row, part) for row in rows]) for part in ("ids", "mask_loss"))
     return Spliced(ids, mask, np.concatenate(slots))
 
 
 def samples(groups: Sequence[Sequence[int]], rows: Sequence[Spliced], length: int) -> Int32[np.ndarray, "B T"]:
-    """`sample` of packed rows: which of the rows in it a token is of; padding is a sample of its own."""
+    """`sample` of packed rows: which of the rows in it a token is of; padding is a sample of its own.
+
+    What of a packed row is beyond `length` is cut off.
+    """
     out = np.zeros((len(groups), length), np.int32)
     for number, group in enumerate(groups):
         counts = [len(rows[n]) for n in group]
-        out[number] = np.repeat(np.arange(len(group) + 1), [*counts, length - sum(counts)])
+        out[number] = np.repeat(np.arange(len(group) + 1), [*counts, max(0, length - sum(counts))])[:length]
     return out
+
+
+def account(batch: Mapping[str, np.ndarray], pack: int) -> str:
+    """What putting `pack` conversations into each row of a batch brings, and what it costs, in words."""
+    valid, sample = batch["valid"], batch["sample"]
+    rows, T = valid.shape
+    there = sum(len(np.unique(own[seen])) for own, seen in zip(sample, valid, strict=True))
+    share, full = valid.sum() / (rows * T), int(valid.all(axis=1).sum())
+    return (
+        f"{pack} conversations a row: {share:.0%} of {T} places hold tokens, {share / pack:.0%} with one a row "
+        f"({1 - 1 / pack:.0%} of the places saved); of {rows} rows {full} are full, so that what they end with may be "
+        f"cut, and {rows * pack - there} of {rows * pack} conversations found no room"
+    )

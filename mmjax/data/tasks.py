@@ -14,6 +14,7 @@ import numpy as np
 from mmjax.core.errors import BadExample, UserError
 from mmjax.data.chat_task import Chats, Sight
 from mmjax.data.choices import choose
+from mmjax.data.conversations import questions_of
 from mmjax.data.task import Arrays, Make, Sample, Task, Tokenizer, one_picture, tokens
 
 
@@ -179,17 +180,6 @@ class Questions:
         return {"answer_ids": ids.reshape(shape), "answer_valid": valid, "answer_weight": weight}
 
 
-def questions_of(example: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
-    """(question, answers of the annotators) of an example, those without an answer left out."""
-    if "question" in example:
-        given = example.get("answers", example.get("answer")) or []
-        found = [(example["question"], [given] if isinstance(given, str) else list(given))]
-    else:
-        rows = example.get("questions") or ()
-        found = [(row[0], [row[1]] if isinstance(row[1], str) else list(row[1])) for row in rows]
-    return [(question, answers) for question, answers in found if question and answers]
-
-
 @dataclasses.dataclass(frozen=True)
 class Labelled:
     """One picture or several that belong together (`pictures` of an example), a statement, and its class.
@@ -231,7 +221,7 @@ TASKS: dict[str, Callable[..., Task]] = {
 _OPTIONS = {"pairs": ("image_id",), "caption": ("image_id", "prompt"),
             "masked": ("image_id", "modality", "whole_words"),
             "vqa": ("answers", "answer_length", "classes", "weight", "captions"), "nlvr2": (), "entailment": (),
-            "chat": ("template", "images", "of", "ask", "grids", "rule")}  # fmt: skip
+            "chat": ("template", "images", "of", "ask", "short", "grids", "rule", "pack")}  # fmt: skip
 
 
 def from_config(config: Mapping[str, Any] | None, sight: Sight | None = None) -> Task:

@@ -11,6 +11,7 @@ from mmjax.core.sharding import constrain
 from mmjax.nn import masks
 from mmjax.nn.cache import Slots
 from mmjax.nn.dense import Dense, Embed, normal, normal_init
+from mmjax.nn.lora import LoraSpec
 from mmjax.nn.norm import RMSNorm
 from mmjax.nn.patch import AnyArray
 from mmjax.nn.position import RopeScaling, rope
@@ -31,6 +32,9 @@ class Llama(nn.Module):
       window: a token sees so many, itself included (Mistral 0.1); None: all before it.
       qkv_bias, out_bias, mlp_bias: none in the published LLaMAs.
       tied: the output map is the embedding.
+      init_std: of all kernels and the embedding before training.
+      lora: adapters of the blocks' maps (nn/lora.py), or None.
+      int8: the kernels of the blocks' maps are whole numbers of 8 bits, which cannot train (nn/int8.py).
       scan, remat, attention: see Transformer and BlockSpec.
 
     Source: Touvron et al. 2023 (LLaMA), §2.2; Jiang et al. 2023 (Mistral 7B), §2; grouped heads: Ainslie et al. 2023.
@@ -52,17 +56,20 @@ class Llama(nn.Module):
     out_bias: bool = False
     mlp_bias: bool = False
     tied: bool = False
+    init_std: float = 0.02
+    lora: LoraSpec | None = None
+    int8: bool = False
     attention: str = "xla"
     scan: bool = False
     remat: str | None = None
     dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
-        self.embed = Embed(self.vocab, self.width, normal(0.02), self.dtype)
+        self.embed = Embed(self.vocab, self.width, normal(self.init_std), self.dtype)
         self.transformer = Transformer(self._spec(), self.depth, self.scan, self.remat)
         self.norm_final = RMSNorm(self.eps, self.dtype)
         if not self.tied:
-            self.head = Dense(self.vocab, ("embed", "vocab"), False, normal(0.02), dtype=self.dtype)
+            self.head = Dense(self.vocab, ("embed", "vocab"), False, normal(self.init_std), dtype=self.dtype)
 
     def __call__(
         self,
@@ -82,7 +89,8 @@ class Llama(nn.Module):
           positions: int[B, T]; default: counted over the valid tokens.
           sample: int[B, T]: number of the sample, where a row holds several; they do not see each other. Their
             `positions` have to be given.
-          room: keeps keys and values for rows of so many tokens (nn/cache.py); padding then stands on the right.
+          room: keeps keys and values for rows of so many tokens (nn/cache.py), or of a window's last ones; padding then
+            stands on the right.
           train: whether dropout draws (there is none).
         """
         if positions is None:
@@ -92,7 +100,10 @@ class Llama(nn.Module):
             masks.padding(jnp.asarray(valid)),
             None if sample is None else masks.segments(jnp.asarray(sample)),
         )
-        slots = None if room is None else Slots(size=room)
+        slots = None
+        if room is not None:  # of a window's rows, more than the window is never looked at again
+            size = room if self.window is None else min(room, self.window)
+            slots = Slots(length=jnp.sum(jnp.asarray(valid, jnp.int32), axis=1), size=size)
         return self._run(x, Inputs(mask=mask, rope=self._rope(positions), slots=slots), train)
 
     def step(self, x: Float[Array, "B T D"], filled: Integer[Array, "B"]) -> Float[Array, "B T D"]:
@@ -103,6 +114,12 @@ class Llama(nn.Module):
     def logits(self, x: Float[Array, "*batch D"]) -> Float[Array, "*batch V"]:
         """Logits of the next token from states, float32."""
         return (self.embed.attend(x) if self.tied else self.head(x)).astype(jnp.float32)
+
+    def table(self) -> Float[Array, "V D"]:
+        """What `logits` multiplies states with: for a loss that takes them a part at a time. Not while initialising."""
+        if self.tied:
+            return jnp.asarray(self.embed.embedding, self.dtype)
+        return jnp.asarray(self.head.variables["params"]["kernel"], self.dtype).T
 
     def _run(self, x: Any, inputs: Inputs, train: bool) -> Array:
         x = constrain(jnp.asarray(x, self.dtype), "batch", None, None)
@@ -127,8 +144,10 @@ class Llama(nn.Module):
             mlp_bias=self.mlp_bias,
             gated=True,
             attention=self.attention,
-            inits=normal_init(),
+            inits=normal_init(self.init_std),
             dtype=self.dtype,
+            lora=self.lora,
+            int8=self.int8,
         )
 
 

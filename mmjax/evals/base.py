@@ -92,6 +92,8 @@ class Tools:
       left_out: the examples that were not used, in the order in which they were met.
       decode: token ids -> text.
       settings: a config's mapping -> settings of generation.
+      ask: questions and a picture each (of `prepare`) -> the batch from which a system that reads conversations
+        answers; None: such a batch holds `image`, and the questions as texts.
     """
 
     open_source: Callable[[str], Any]
@@ -101,6 +103,11 @@ class Tools:
     left_out: list[LeftOut] = field(default_factory=list)
     decode: Callable[[Int32[np.ndarray, " T"]], str] | None = None
     settings: Callable[[Mapping[str, Any]], Hashable] | None = None
+    ask: Callable[[Sequence[str], Rows], Mapping[str, Rows]] | None = None
+
+    def prepare(self, picture: np.ndarray) -> np.ndarray:
+        """A picture for `generate`: preprocessed, or as it is where `ask` does that."""
+        return self.preprocess(picture) if self.ask is None else picture
 
     def begin(self, texts: Sequence[str]) -> tuple[Int32[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:
         """Tokens of texts that are to be gone on with: as `tokenize`, without the end token."""

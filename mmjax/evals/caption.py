@@ -12,6 +12,7 @@ from mmjax.evals.images import Pictures, examples
 from mmjax.evals.words.captions import Scores, caption_scores
 
 DEFAULTS = {"beams": 3, "max_length": 20, "min_length": 5}  # BLIP's
+CHAT_DEFAULTS = {"max_new": 48}  # of systems that read conversations; greedy, as LLaVA
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Captions:
 
     Attributes:
       name: prefix of the metrics.
-      images: uint8[N, Y, X, 3], or a lazy sequence. keys: their names. references: of each image, at least one.
+      images: as `Tools.prepare` gives them, or a lazy sequence of these. keys: their names.
+      references: of each image, at least one.
       prompt: what every caption begins with, not part of the caption; None: what the system begins with by itself.
       how: settings of generation. tools: tokens and text.
       seed: of sampling.
@@ -88,7 +90,8 @@ def write_captions(
     """A text for each image, by the system's `generate`.
 
     Args:
-      prompt: what each begins with, not part of what is returned; None: what the system begins with by itself.
+      prompt: what each begins with, not part of what is returned; None: what the system begins with by itself. Of a
+        system that reads conversations, what is asked.
       seed: of sampling: one, of which each image gets its own, or one for each image.
 
     Raises:
@@ -97,7 +100,9 @@ def write_captions(
     predictor.check("generate")
     count = len(images)
     batch: dict[str, Rows] = {"image": images}
-    if prompt is not None:
+    if tools.ask is not None:
+        batch = dict(tools.ask([prompt or ""] * count, images))
+    elif prompt is not None:
         ids, valid = tools.begin([prompt])
         batch |= {"ids": np.repeat(ids, count, axis=0), "valid": np.repeat(valid, count, axis=0)}
     batch["seed"] = seeds(seed, count) if isinstance(seed, int) else np.asarray(seed, np.uint32)
@@ -109,7 +114,8 @@ def build(name: str, options: Mapping[str, Any], tools: Tools) -> Captions:
 
     Options:
       data: source spec; the references are the examples' `texts`, or what `references` names.
-      prompt: unless told, the system's own. settings: of generation, default beam search as BLIP's. seed. limit.
+      prompt: unless told, the system's own. settings: of generation, default beam search as BLIP's, or of a system that
+        reads conversations greedy. seed. limit.
 
     Raises:
       UserError: an unknown, missing or unusable option.
@@ -124,6 +130,6 @@ def build(name: str, options: Mapping[str, Any], tools: Tools) -> Captions:
         places.append((index, 0))
         keys.append(str(example.get("key", index)))
         references.append(list(example[field]))
-    how = tools.how({**DEFAULTS, **options["settings"]} if "settings" in options else DEFAULTS)
-    pictures = Pictures(source, places, tools.preprocess)
+    how = tools.how({**(DEFAULTS if tools.ask is None else CHAT_DEFAULTS), **options.get("settings", {})})
+    pictures = Pictures(source, places, tools.prepare)
     return Captions(name, pictures, keys, references, tools, how, options.get("prompt"), int(options.get("seed", 0)))

@@ -16,6 +16,7 @@ from mmjax.evals.words.answers import by_group, normalise_answer, vqa_accuracy
 
 MODES = ("generate", "rank", "classify")
 DEFAULTS = {"beams": 3, "max_length": 10, "min_length": 1}  # BLIP's
+CHAT_DEFAULTS = {"max_new": 16}  # of systems that read conversations; greedy, as LLaVA
 NEAREST = 128
 
 
@@ -42,7 +43,7 @@ class VQA:
 
     Attributes:
       name: prefix of the metrics.
-      images: uint8[N, Y, X, 3], or a lazy sequence. asked: the questions.
+      images: as `Tools.prepare` gives them, of a lazy sequence. asked: the questions.
       mode: one of MODES. candidates: the answers to rank, or the names of the classes.
       nearest: of the candidates, how many are ranked by the whole answer.
       template: what is put around a question, with one `{}`.
@@ -70,9 +71,12 @@ class VQA:
           UserError: the system lacks the method of this mode.
         """
         predictor.check({"generate": "generate", "rank": "rank_answers", "classify": "logits"}[self.mode])
-        ids, valid = self.tools.tokenize([self.template.replace("{}", each.question) for each in self.asked])
-        image = _Shown(self.images, [each.image for each in self.asked])
-        batch: dict[str, Rows] = {"image": image, "ids": ids, "valid": valid}
+        questions = [self.template.replace("{}", each.question) for each in self.asked]
+        batch: dict[str, Rows] = {"image": _Shown(self.images, [each.image for each in self.asked])}
+        if self.tools.ask is not None:
+            batch = dict(self.tools.ask(questions, batch["image"]))
+        else:
+            batch["ids"], batch["valid"] = self.tools.tokenize(questions)
         if self.mode == "generate":
             batch["seed"] = np.arange(len(self.asked), dtype=np.uint32)
             return self.tools.written(predictor.over("generate", batch, self.how))
@@ -133,7 +137,8 @@ def build(name: str, options: Mapping[str, Any], tools: Tools) -> VQA:
     Options:
       data: source spec; examples hold `questions`, or `question` with `answers`.
       mode: "generate" (default), "rank" or "classify"; candidates: answers, or a file of them, for the latter two.
-      settings: of generation, default beam search as BLIP's. nearest, template, resamples: see VQA.
+      settings: of generation, default beam search as BLIP's, or of a system that reads conversations greedy.
+      nearest, template, resamples: see VQA.
       kind: key of an example by which accuracies are split (default `answer_type`; else a question's own kind).
       limit: at most this many examples; per_example: at most so many questions of each, the first ones.
 
@@ -170,10 +175,11 @@ def build(name: str, options: Mapping[str, Any], tools: Tools) -> VQA:
             places.append((index, 0))
     if not asked:
         raise UserError(f"{options['data']} has no question with an answer (`questions`, or `question` and `answers`)")
-    how = tools.how({**DEFAULTS, **options.get("settings", {})}) if mode == "generate" else None
+    defaults = DEFAULTS if tools.ask is None else CHAT_DEFAULTS
+    how = tools.how({**defaults, **options.get("settings", {})}) if mode == "generate" else None
     candidates = load_classes(options["candidates"]) if "candidates" in options else ()
     return VQA(
-        name, Pictures(source, places, tools.preprocess), asked, tools, mode, how, candidates,
+        name, Pictures(source, places, tools.prepare), asked, tools, mode, how, candidates,
         int(options.get("nearest", NEAREST)), template, int(options.get("resamples", 1000)),
     )  # fmt: skip
 

@@ -6,7 +6,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Integer
 
 from mmjax.core.sharding import constrain
-from mmjax.nn.dense import Dense, Initializer, normal
+from mmjax.nn.dense import Dense, Initializer, torch_uniform
 from mmjax.nn.mlp import activation
 
 
@@ -22,7 +22,7 @@ def splice(
 
 
 class Projector(nn.Module):
-    """Linear maps with an activation between them, `layer_{i}`: float[..., E] -> float[..., D].
+    """Linear maps with an activation between them, `layer_{i}`: float[..., E] -> float[..., D]; they begin as torch's.
 
     One layer is LLaVA's, two are LLaVA-1.5's (`mlp2x_gelu`). Source: Liu et al. 2023, §4.1; Liu et al. 2024, §3.2.
     """
@@ -31,7 +31,7 @@ class Projector(nn.Module):
     features: int
     act: str = "gelu"
     use_bias: bool = True
-    kernel_init: Initializer = normal(0.02)
+    kernel_init: Initializer = torch_uniform
     dtype: DTypeLike = jnp.float32
 
     @nn.compact

@@ -10,8 +10,10 @@ from jaxtyping import Array, Bool, Float
 
 from mmjax.core.errors import UserError
 from mmjax.core.sharding import constrain
-from mmjax.nn.cache import CACHE, CONTEXT, Slots, padded, seen, written
+from mmjax.nn.cache import CACHE, CONTEXT, Slots, begun, seen, written
 from mmjax.nn.dense import BlockInit, Dense, Initializer, normal, normal_init
+from mmjax.nn.int8 import Int8Dense
+from mmjax.nn.lora import Lora, LoraSpec
 from mmjax.nn.norm import LayerNorm
 from mmjax.nn.position import Rope, rotate
 from mmjax.nn.segments import Segments, by_segment
@@ -158,6 +160,8 @@ class MultiHeadAttention(nn.Module):
       dropout: of the attention weights.
       kernel: see `attend`.
       segments: each has maps (and an inner norm) of its own, `q_{expert}` … (see nn/segments.py); all attend to all.
+      lora: adapters of the maps, `q_lora` … (nn/lora.py); none where there are segments.
+      int8: the maps' kernels are whole numbers (nn/int8.py).
     """
 
     heads: int
@@ -176,6 +180,8 @@ class MultiHeadAttention(nn.Module):
     dtype: DTypeLike = jnp.float32
     kernel: str = "xla"
     segments: Segments = ()
+    lora: LoraSpec | None = None
+    int8: bool = False
 
     @nn.compact
     def __call__(
@@ -216,10 +222,15 @@ class MultiHeadAttention(nn.Module):
         def dense(
             x: Array, features: int, axes: tuple[str, str], use_bias: bool, init: Initializer, name: str
         ) -> Array:
-            def make(expert: str) -> Dense:
+            def make(expert: str) -> Dense | Int8Dense:
+                if self.int8:
+                    return Int8Dense(features, axes, use_bias, self.dtype, name=f"{name}{expert}")
                 return Dense(features, axes, use_bias, init, self.inits.attn_bias, self.dtype, name=f"{name}{expert}")
 
-            return by_segment(x, self.segments, make)
+            y = by_segment(x, self.segments, make)
+            if self.lora is None or self.segments or name not in self.lora.maps:
+                return y
+            return y + Lora(self.lora, features, axes, self.dtype, name=f"{name}_lora")(x, train=train)
 
         q = dense(x, N * H, ("embed", "heads"), self.q_bias, self.inits.qkv, "q").reshape(B, T, N, H)
         k: Any
@@ -263,8 +274,8 @@ class MultiHeadAttention(nn.Module):
                     self.put_variable(CACHE, f"{CONTEXT}_{name}", value)
             return k, v, mask
         if slots.size is not None:
-            self.put_variable(CACHE, "k", padded(k, slots.size))
-            self.put_variable(CACHE, "v", padded(v, slots.size))
+            self.put_variable(CACHE, "k", begun(k, slots))
+            self.put_variable(CACHE, "v", begun(v, slots))
             return k, v, mask
         length = k.shape[1]
         k, v = (written(self.get_variable(CACHE, name), x, slots.start) for name, x in (("k", k), ("v", v)))

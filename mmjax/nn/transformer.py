@@ -16,6 +16,7 @@ from mmjax.core.sharding import constrain
 from mmjax.nn.attention import MultiHeadAttention
 from mmjax.nn.cache import CACHE, Slots
 from mmjax.nn.dense import BlockInit, Dense, normal_init
+from mmjax.nn.lora import LoraSpec
 from mmjax.nn.mlp import Mlp
 from mmjax.nn.norm import norm
 from mmjax.nn.segments import Segments, by_segment
@@ -73,6 +74,7 @@ class BlockSpec:
       sub_norm: layer norms before the attention's and the MLP's output maps (BEiT-3).
       separate: where a block is given segments, each expert has attention maps and norms of its own, too (the released
         BEiT-3); else only its MLP and the norm before it (VLMo).
+      lora: adapters of the maps of attention and MLP (nn/lora.py); int8: their kernels are whole numbers (nn/int8.py).
     """
 
     heads: int
@@ -105,6 +107,8 @@ class BlockSpec:
     attention: str = "xla"
     inits: BlockInit = normal_init()  # noqa: RUF009 - frozen
     dtype: DTypeLike = jnp.float32
+    lora: LoraSpec | None = None
+    int8: bool = False
 
 
 @struct.dataclass
@@ -180,7 +184,8 @@ class Block(nn.Module):
 
         def expert(name: str) -> Any:
             eps, dropout = s.eps if s.sub_norm else None, s.dropout if s.mlp_dropout is None else s.mlp_dropout
-            mlp = Mlp(s.mlp_dim, s.act, s.gated, s.mlp_bias, eps, dropout, s.inits, s.dtype, name=f"mlp{name}")
+            mlp = Mlp(s.mlp_dim, s.act, s.gated, s.mlp_bias, eps, dropout, s.inits, s.dtype, s.lora, s.int8,
+                      name=f"mlp{name}")  # fmt: skip
             return functools.partial(mlp, train=self.train)
 
         x = constrain(x, "batch", None, None)
@@ -208,6 +213,8 @@ class Block(nn.Module):
             kernel=s.attention,
             inits=s.inits,
             dtype=s.dtype,
+            lora=s.lora,
+            int8=s.int8,
             name=name,
             **options,
         )

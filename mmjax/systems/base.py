@@ -60,7 +60,8 @@ BERT, the text towers of "albef" (systems/albef_sizes.py) and "blip" (systems/bl
 name "vit" (mean, std, img: what ALBEF and BLIP take) and "bert": one tower, which others begin with; they do not train:
   img *, or txt *: BERT; dtype, scan, remat, attention
 
-name "language": llm *, end_ids (default [2]), dtype, scan, remat, attention; size: one of decoders/llama.SIZES
+name "language": llm *, end_ids (default [2]), loss_chunk (default 0; see "llava"), dtype, scan, remat, attention; size:
+  one of decoders/llama.SIZES
 
 name "llava":
   size         one of systems/llava.SIZES: v1_7b v1_13b v1_5_7b v1_5_13b next_vicuna_7b next_vicuna_13b next_mistral_7b
@@ -69,6 +70,7 @@ name "llava":
   keep_cls     whether the class token's states stay, default false
   layers       of the projector, default 2; act (default "gelu"), bias (default true)
   newline      a learned state ends each row of a picture's features, default false
+  loss_chunk   places whose logits the loss takes at a time, default 0: all
   llm *, end_ids, mean, std, dtype, scan, remat, attention
 
 llm:
@@ -77,6 +79,9 @@ llm:
   kv_heads (default heads), head_dim (default width / heads), act (default "silu"), eps (default 1e-5)
   theta (default 10000), rope_scaling (mapping: kind "linear" or "llama3", factor, low, high, length), window
   qkv_bias, out_bias, mlp_bias, tied   default false
+  init_std     of kernels and embedding before training, default 0.02
+  lora         mapping: rank *, alpha *, dropout (default 0), maps (default q k v out gate fc1 fc2): adapters `…_lora`
+  int8         the blocks' kernels are whole numbers, as `mmjax convert --int8` writes them, default false
 """
 
 from collections.abc import Collection, Mapping

@@ -400,9 +400,7 @@ def build(config: Mapping[str, Any]) -> BEiT3:
         key: tuple(config[key]) if key == "end_ids" else config[key] for key in options if key in config
     }
     return BEiT3(
-        img=ImageTokens(
-            img["image_size"], img["patch"], D, unused=UNUSED, maskable=True, init=start, dtype=spec.dtype
-        ),
+        img=ImageTokens(img["image_size"], img["patch"], D, unused=UNUSED, maskable=True, init=start, dtype=spec.dtype),
         txt=WordTokens(txt["vocab"], txt["length"], D, start, spec.dtype),
         fusion=Multiway(spec, config["depth"] - top, top, norm_final=final, **shared),
         tasks=tuple(tasks),

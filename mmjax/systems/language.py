@@ -1,5 +1,6 @@
 """A decoder alone, as a language model: next-token loss and generation. Larger systems take their decoder from here."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,8 +14,9 @@ from mmjax.core.types import Batch, Term
 from mmjax.decoders.generate import write
 from mmjax.decoders.llama import SIZES, Llama
 from mmjax.decoders.settings import Settings
-from mmjax.losses.lm import next_token
+from mmjax.losses.lm import next_token, next_token_chunked
 from mmjax.nn.attention import KERNELS
+from mmjax.nn.lora import MAPS, LoraSpec
 from mmjax.nn.mlp import ACTIVATIONS
 from mmjax.nn.position import RopeScaling
 from mmjax.nn.transformer import REMAT
@@ -30,10 +32,12 @@ class LanguageModel(nn.Module):
     Attributes:
       llm: the decoder.
       end_ids: tokens that end a text.
+      loss_chunk: the loss takes the logits of so many places at a time, which saves memory; 0: all.
     """
 
     llm: nn.Module
     end_ids: tuple[int, ...] = (2,)
+    loss_chunk: int = 0
 
     def embed(self, batch: Batch) -> Float[Array, "B T D"]:
         """Embeddings of the tokens."""
@@ -45,7 +49,7 @@ class LanguageModel(nn.Module):
 
     def losses(self, batch: Batch, *, train: bool) -> dict[str, Term]:
         """Cross-entropy of the tokens that `mask_loss` names, nats."""
-        return {"lm": lm_term(self.logits(batch, train=train), batch)}
+        return lm_terms(self, batch, train)
 
     def __call__(self, batch: Batch, *, train: bool = False) -> dict[str, Term]:
         return self.losses(batch, train=train)
@@ -79,12 +83,16 @@ def example(rows: int, length: int) -> dict[str, jax.ShapeDtypeStruct]:
     return {"ids": ids, "valid": mask, "mask_loss": mask}
 
 
-def logits(system: Any, batch: Batch, train: bool) -> Float[Array, "B T V"]:
-    """Logits of a system with `embed` and `llm`; several samples in a row count their positions by themselves."""
+def states(system: Any, batch: Batch, train: bool) -> Float[Array, "B T D"]:
+    """States of a system with `embed` and `llm`; several samples in a row count their positions by themselves."""
     sample = batch.get("sample")
     positions = None if sample is None else places(jnp.asarray(sample))
-    states = system.llm(system.embed(batch), jnp.asarray(batch["valid"]), positions, sample=sample, train=train)
-    return system.llm.logits(states)
+    return system.llm(system.embed(batch), jnp.asarray(batch["valid"]), positions, sample=sample, train=train)
+
+
+def logits(system: Any, batch: Batch, train: bool) -> Float[Array, "B T V"]:
+    """Logits after `states`."""
+    return system.llm.logits(states(system, batch, train))
 
 
 def places(sample: Integer[Array, "B T"]) -> Integer[Array, "B T"]:
@@ -95,12 +103,21 @@ def places(sample: Integer[Array, "B T"]) -> Integer[Array, "B T"]:
     return at - jax.lax.cummax(jnp.where(begins, at, 0), axis=1)
 
 
-def lm_term(logits: Float[Array, "B T V"], batch: Batch) -> Term:
-    """The next-token loss; no sample's first token is predicted from the one before it."""
-    predicted = jnp.asarray(batch["mask_loss"]) & jnp.asarray(batch["valid"])
+def lm_terms(system: Any, batch: Batch, train: bool) -> dict[str, Term]:
+    """The next-token loss of a system with `loss_chunk`; no sample's first token is predicted from the one before it.
+
+    Of packed rows also `filled`, the share of places that hold tokens, which has no weight.
+    """
+    valid = jnp.asarray(batch["valid"])
+    ids, predicted = jnp.asarray(batch["ids"]), jnp.asarray(batch["mask_loss"]) & valid
+    terms: dict[str, Term] = {}
     if "sample" in batch:
         predicted = predicted & (places(jnp.asarray(batch["sample"])) > 0)
-    return next_token(logits, jnp.asarray(batch["ids"]), predicted)
+        terms["filled"] = Term(jnp.sum(valid.astype(jnp.float32)), jnp.asarray(valid.size, jnp.float32), 0.0)
+    x = states(system, batch, train)
+    if system.loss_chunk and not system.is_initializing():
+        return {"lm": next_token_chunked(x, system.llm.table(), None, ids, predicted, chunk=system.loss_chunk), **terms}
+    return {"lm": next_token(system.llm.logits(x), ids, predicted), **terms}
 
 
 def prefill(system: Any, batch: Batch, room: int) -> tuple[Float[Array, "B V"], Integer[Array, "B"]]:
@@ -120,8 +137,8 @@ def decode(system: Any, ids: Integer[Array, "R"], filled: Integer[Array, "R"]) -
 # ---------------------------------------------------------------- builders
 
 _DECODER = {"size", "vocab", "width", "depth", "heads", "kv_heads", "head_dim", "mlp_dim", "act", "eps", "theta",
-            "rope_scaling", "window", "qkv_bias", "out_bias", "mlp_bias", "tied", "scan", "remat",
-            "attention"}  # fmt: skip
+            "rope_scaling", "window", "qkv_bias", "out_bias", "mlp_bias", "tied", "init_std", "lora", "int8",
+            "scan", "remat", "attention"}  # fmt: skip
 _REQUIRED = ("vocab", "width", "depth", "heads", "mlp_dim")
 
 
@@ -130,7 +147,7 @@ def decoder(where: str, config: Mapping[str, Any], **shared: Any) -> Llama:
 
     Args:
       where: its place in the config, for messages.
-      config: the keys; `rope_scaling` is a mapping of `nn.position.RopeScaling`.
+      config: the keys; `rope_scaling` is a mapping of `nn.position.RopeScaling`, `lora` one of `nn.lora.LoraSpec`.
       **shared: defaults from `base.shared_options`.
 
     Raises:
@@ -154,6 +171,11 @@ def decoder(where: str, config: Mapping[str, Any], **shared: Any) -> Llama:
         raise UserError(f"{where}: {keys} key heads do not divide {heads} heads, or these the width {config['width']}")
     if config.get("rope_scaling") is not None:
         config["rope_scaling"] = RopeScaling(**config["rope_scaling"])
+    if config.get("lora") is not None:
+        lora = dict(config["lora"])
+        base.check_keys(f"{where}: lora", lora, tuple(field.name for field in dataclasses.fields(LoraSpec)),
+                        ("rank", "alpha"))  # fmt: skip
+        config["lora"] = LoraSpec(**{**lora, "maps": tuple(lora.get("maps", MAPS))})
     return Llama(**{**shared, **config})
 
 
@@ -167,10 +189,22 @@ def build(config: Mapping[str, Any]) -> LanguageModel:
     if (size := config.pop("size", None)) is not None:
         config["llm"] = {"size": size, **config.get("llm", {})}
     shared = {"dtype", "scan", "remat", "attention"}
-    base.check_keys("system language", config, {"name", "llm", "end_ids", *shared}, ("llm",))
+    base.check_keys("system language", config, {"name", "llm", "end_ids", "loss_chunk", *shared}, ("llm",))
     llm = decoder("system language: llm", config["llm"], **base.shared_options(config))
     ends: Any = config.get("end_ids", (2,))
-    return LanguageModel(llm, tuple(ends))
+    return LanguageModel(llm, tuple(ends), chunk_of("language", config))
+
+
+def chunk_of(system: str, config: Mapping[str, Any]) -> int:
+    """`loss_chunk` of a system's mapping.
+
+    Raises:
+      UserError: no whole number, or a negative one.
+    """
+    chunk = config.get("loss_chunk", 0)
+    if not isinstance(chunk, int) or isinstance(chunk, bool) or chunk < 0:
+        raise UserError(f"system {system}: loss_chunk = {chunk!r}; valid: places at a time, or 0 for all")
+    return chunk
 
 
 LANGUAGE_SIZES: dict[str, dict[str, Any]] = {name: {"llm": llm} for name, llm in SIZES.items()}

@@ -34,6 +34,7 @@ class LLaVA(nn.Module):
       layers, act, bias: of the projector: one layer (LLaVA), two with GELU (1.5).
       newline: a learned state for the end of a row of features (NeXT).
       end_ids: tokens that end a text.
+      loss_chunk: see LanguageModel.
       mean, std: normalisation of uint8 images; float images are taken as normalised.
     """
 
@@ -45,6 +46,7 @@ class LLaVA(nn.Module):
     bias: bool = True
     newline: bool = False
     end_ids: tuple[int, ...] = (2,)
+    loss_chunk: int = 0
     mean: tuple[float, float, float] = MEAN
     std: tuple[float, float, float] = STD
     dtype: DTypeLike = jnp.float32
@@ -98,7 +100,7 @@ class LLaVA(nn.Module):
 
     def losses(self, batch: Batch, *, train: bool) -> dict[str, Term]:
         """Cross-entropy of the answers' tokens (eq. 3), nats."""
-        return {"lm": language.lm_term(self.logits(batch, train=train), batch)}
+        return language.lm_terms(self, batch, train)
 
     def __call__(self, batch: Batch, *, train: bool = False) -> dict[str, Term]:
         return self.losses(batch, train=train)
@@ -172,11 +174,12 @@ def build(config: Mapping[str, Any]) -> LLaVA:
     if (size := config.pop("size", None)) is not None:
         base.check_choice("system llava: size", size, SIZES)
         config = base.override(SIZES[size], config)
-    options = {"keep_cls", "layers", "act", "bias", "newline", "end_ids", "mean", "std"}
+    options = {"keep_cls", "layers", "act", "bias", "newline", "end_ids", "loss_chunk", "mean", "std"}
     shared = {"dtype", "scan", "remat", "attention"}
     base.check_keys("system llava", config, {"name", "img", "llm", *options, *shared}, ("img", "llm"))
     base.check_choice("system llava: act", config.get("act", "gelu"), tuple(ACTIVATIONS))
     shared_options = base.shared_options(config)
+    language.chunk_of("llava", config)
     img = {"taps": (-2,), **config["img"]}
     if config.get("keep_cls") and not img.get("cls", True):
         raise UserError("system llava: keep_cls = True, but img.cls = False: there is no class token to keep")

@@ -158,9 +158,31 @@ class VLMo(nn.Module):
         """`tanh(W x)` of the fused states' first token."""
         return jnp.tanh(self.pooler(states[:, 0]))
 
-    def match(self, image: Array, ids: Array, valid: Array, *, train: bool = False) -> Float[Array, "B 2"]:
-        """Logits of (no match, match)."""
-        return self.itm(self.pooled(self.fuse(image, ids, valid, train=train))).astype(jnp.float32)
+    def encode_states_image(self, image: Array, *, train: bool = False) -> Float[Array, "B P D"]:
+        """What `match` reads of an image: embedded patches, for fusion begins in the first block."""
+        return self.image_tokens(image)
+
+    def encode_states_text(self, ids: Array, valid: Array, *, train: bool = False) -> Float[Array, "B T D"]:
+        """What `match` reads of a text: embedded words."""
+        return self.text_tokens(ids, train=train)
+
+    def match(
+        self,
+        image_states: Float[Array, "B P D"],
+        text_states: Float[Array, "B T D"],
+        valid: Bool[AnyArray, "B T"],
+        *,
+        train: bool = False,
+    ) -> Float[Array, "B 2"]:
+        """Logits of (does not fit, fits)."""
+        (states,) = self.states(text_states, valid, image_states, train=train)
+        return self.itm(self.pooled(states)).astype(jnp.float32)
+
+    def logits(self, batch: Batch) -> Float[Array, "B C"]:
+        """Of the answers, or of (false, true), as the system has a head for them."""
+        if not {"vqa", "nlvr2"} & set(self.tasks):
+            raise UserError(f"VLMo has no head for classes: its tasks are {list(self.tasks)}")
+        return (self.answer if "vqa" in self.tasks else self.reason)(batch["image"], batch["ids"], batch["valid"])
 
     def answer(self, image: Array, ids: Array, valid: Array, *, train: bool = False) -> Float[Array, "B C"]:
         """Logits of the answers to questions (§3.4: VQA)."""
@@ -229,8 +251,9 @@ class VLMo(nn.Module):
         self, image: Array, ids: Array, valid: Array, negatives: matching.Negatives, *, train: bool
     ) -> dict[str, Term]:
         """Matching: each pair, each text beside a wrong image, each image beside a wrong text."""
-        images, (ids, valid), fits, counts = matching.with_negatives(image, (ids, valid), negatives)
-        logits = self.match(images, ids, valid, train=train)
+        text = self.encode_states_text(ids, valid, train=train), jnp.asarray(valid)
+        images, texts, fits, counts = matching.with_negatives(self.encode_states_image(image), text, negatives)
+        logits = self.match(images, *texts, train=train)
         return {"itm": matching.matching(logits, fits, counts)}
 
     def word_losses(

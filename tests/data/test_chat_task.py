@@ -2,17 +2,24 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from mmjax import inputs
+from mmjax import inputs, systems
+from mmjax.core import sharding as shd
 from mmjax.core.errors import BadExample, UserError
+from mmjax.core.types import total
 from mmjax.data import augment, tasks, text
+from mmjax.data.chat import Conversation, chat_row
+from mmjax.data.chat_prompts import Asker
 from mmjax.data.chat_task import Chats, Sight
+from mmjax.data.chat_templates import template
 from mmjax.data.conversations import of_example, texts_of
 from mmjax.data.example import check_batch
 from mmjax.data.pipeline import Pipeline
+from mmjax.data.rows import account
 from mmjax.data.sources import open_source
 from mmjax.data.tokenizers import SentencePiece
 
@@ -81,6 +88,136 @@ def test_captions_are_conversations_of_a_picture_and_a_text(words) -> None:
         assert batch["slot"][row, :6].tolist() == [-1, 0, 1, 2, 3, -1]
     asked = make(source, words, of="caption", ask="What is it?")[0]
     assert "What is it?" in words.decode(asked["ids"][0][asked["valid"][0] & ~asked["mask_loss"][0]])
+
+
+QUESTIONS = "emoji_scenes:train?parts=image,questions&size=16&length=40"
+
+
+def test_questions_with_short_answers_are_the_turns_of_a_conversation(words) -> None:
+    sources = {"a": open_source(QUESTIONS), "b": open_source(SCENES)}
+    batch = make(sources, words, short="In a word.", batch_size=8)[0]
+    kinds = set()
+    for row in range(8):
+        asked = int(batch["index"][row]) < 40
+        kinds.add(asked)
+        example = sources["a" if asked else "b"][int(batch["index"][row]) % 40]
+        read = words.decode(batch["ids"][row][batch["valid"][row] & ~batch["mask_loss"][row]])
+        if asked:
+            assert answers(words, batch, row).split() == [word for q in example["questions"] for word in q[1].split()]
+            assert f"{example['questions'][0][0]}\nIn a word." in read and read.count("In a word.") == 1
+        else:
+            assert "In a word." not in read
+    assert kinds == {True, False}
+    with pytest.raises(BadExample, match="no question with an answer"):
+        of_example({"key": "a", "question": "What?", "answers": []})
+    assert of_example({"key": "a", "question": "What?", "answers": ["b", "a", "a"]})[0].turns == [("What?", "a")]
+
+
+@pytest.mark.parametrize("more", [{}, {"grids": [(16, 16), (8, 16)]}])
+def test_prompts_end_where_the_answers_begin(words, more) -> None:
+    task = Chats(images=2, sight=SIGHT._replace(newline=True), **more)
+    ask = Asker(task, words, lambda picture: picture[:8, :8], 300)
+    source = open_source(QUESTIONS)
+    pictures = [source[n]["image"] for n in range(2)]
+    batch = ask(["What is it?", "How many dogs are in the picture?"], pictures)
+    check_batch({key: np.stack([value[n] for n in range(2)]) for key, value in batch.items()})
+    for row, asked in enumerate(["What is it?", "How many dogs are in the picture?"]):
+        talk = Conversation("a", [(f"<image>\n{asked}", None)])
+        alone = ask.talk(talk, [pictures[row]])
+        count = int(alone["valid"].sum())
+        assert words.decode(alone["ids"][0][:count]).endswith(f"{asked} ASSISTANT:") and alone["valid"].all()
+        for key in ("ids", "slot", "valid"):
+            np.testing.assert_array_equal(batch[key][row][:count], alone[key][0])
+        assert not batch["valid"][row][count:].any()
+        np.testing.assert_array_equal(batch["image"][row], alone["image"][0])
+        whole = chat_row(talk._replace(turns=[(f"<image>\n{asked}", "Yes.")]), template("vicuna_v1"), words)
+        first = int(np.argmax(whole.mask_loss))
+        np.testing.assert_array_equal(whole.ids[:first][whole.image[:first] < 0], alone["ids"][0][alone["slot"][0] < 0])
+    texts = ask.talk(Conversation("a", [("Hi.", "Yes?"), ("Why?", None)]), [])
+    assert sorted(texts) == ["ids", "valid"]
+    two = ask.talk(Conversation("a", [("<image> or <image>?", None)]), pictures)
+    assert two["image"].shape[1] == 2 * (5 if more else 1)
+
+
+def test_prompts_that_cannot_be_made(words) -> None:
+    picture = np.zeros((8, 8, 3), np.uint8)
+    task = Chats(sight=SIGHT)
+    with pytest.raises(UserError, match=r"question 1: the prompt has [0-9]+ tokens, pictures included; valid: up to 9"):
+        Asker(task, words, lambda picture: picture, 9)(["What?"], [picture])
+    with pytest.raises(UserError, match="give --template, one of v0, v1,"):
+        Asker(None, words, lambda picture: picture, 90)(["What?"], [picture])
+    with pytest.raises(BadExample, match="2 places for pictures"):
+        Asker(task, words, lambda picture: picture, 90).talk(Conversation("a", [("<image><image>", None)]), [picture])
+    with pytest.raises(UserError, match="sees no pictures"):
+        Asker(Chats(), words, lambda picture: picture, 90)(["What?"], [picture])
+
+
+def test_packed_rows_hold_the_conversations_of_single_ones(words) -> None:
+    sources, more = {"a": open_source(QUESTIONS), "b": open_source(SCENES)}, {"sight": SIGHT._replace(newline=True)}
+    more["template"] = "mistral_instruct"
+    single = make(sources, words, batch_size=6, length=400, **more)
+    packed = make(sources, words, batch_size=3, length=800, pack=2, **more)
+    assert (
+        packed.samples_per_epoch == single.samples_per_epoch == 78 and packed.epoch(13) == 1 and len(packed.rows) == 3
+    )
+    one, two = single[4], packed[4]
+    assert not one["valid"][:, -1].any()  # none is cut
+    check_batch(two)
+    assert two["image"].shape == (3, 2, 8, 8, 3) and two["index"].tolist() == one["index"][::2].tolist()
+    for row in range(3):
+        at = 0
+        for place in range(2):
+            alone = 2 * row + place
+            count = int(one["valid"][alone].sum())
+            part = slice(at, at + count)
+            for key in ("ids", "mask_loss"):
+                np.testing.assert_array_equal(two[key][row, part], one[key][alone, :count])
+            slot = one["slot"][alone, :count]
+            np.testing.assert_array_equal(
+                two["slot"][row, part], np.where(slot == 4, 8, slot + 4 * place * (slot >= 0))
+            )
+            assert (two["sample"][row, part] == place).all()
+            np.testing.assert_array_equal(two["image"][row, place], one["image"][alone, 0])
+            at += count
+        assert (
+            two["valid"][row, :at].all() and not two["valid"][row, at:].any() and (two["sample"][row, at:] == 2).all()
+        )
+    task = tasks.from_config({"kind": "chat", "pack": 2, "template": more["template"]}, more["sight"])
+    again = Pipeline(sources, tokenizer=words, length=800, image=augment.from_config({"size": 8}), batch_size=3, seed=1,
+                     text=text.from_config({"forms": {"first": 1}}), rows=[1], task=task)  # fmt: skip
+    for key, array in again[4].items():
+        np.testing.assert_array_equal(array[0], two[key][1], err_msg=key)
+    losses = []
+    model = systems.build(
+        {"name": "llava", "img": IMG, "llm": {**LLM, "init_std": 0.3}, "newline": True, "dtype": "float32"}
+    )
+    params = jax.jit(lambda b: shd.unbox(model.init(jax.random.key(0), b, train=False)))(one)
+    for batch in (one, two):
+        terms = jax.jit(lambda b: model.apply(params, b, train=True, method="losses"))(batch)
+        losses.append(float(total(terms)))
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+    assert float(terms["filled"].mean) == pytest.approx(two["valid"].mean())
+
+
+def test_what_packing_brings_is_said(words) -> None:
+    short = make(open_source(SCENES), words, length=260, batch_size=4, pack=3)
+    batch = short[0]
+    assert batch["valid"].all() and set(batch["sample"].ravel()) <= {0, 1, 2}
+    there = sum(len(set(row)) for row in batch["sample"].tolist())
+    said = "3 conversations a row: 100% of 260 places hold tokens, 33% with one a row (67% of the places saved)"
+    lost = f"of 4 rows 4 are full, so that what they end with may be cut, and {12 - there} of 12 conversations found"
+    assert account(batch, 3) == f"{said}; {lost} no room"
+    assert there < 12
+    with pytest.raises(UserError, match="pack = 0; valid: 1 conversation a row, or more"):
+        Chats(pack=0)
+    with pytest.raises(
+        UserError, match=r"batch_size 20 is larger than one epoch \(40 examples, 3 a row\); valid: at most 13"
+    ):
+        make(open_source(SCENES), words, batch_size=20, pack=3)
+    with pytest.raises(UserError, match="short last batch of 4, which several processes, or rows of several examples"):
+        Pipeline(open_source(SCENES), tokenizer=words, length=60, image=augment.from_config({"size": 8}), batch_size=4,
+                 text=text.from_config({}), epochs=1, drop_remainder=False,
+                 task=tasks.from_config({"kind": "chat", "pack": 3}, SIGHT))  # fmt: skip
 
 
 def test_several_pictures_beside_texts_alone(words, tmp_path) -> None:
@@ -200,6 +337,7 @@ def test_the_shapes_of_a_stage_are_those_of_its_batches(words) -> None:
         (config(chat, **length), {"text_length": 90, "task": {**chat, "of": "caption", "template": "plain"}}),
         (config(chat, **length), {"task": {**chat, "images": 2, "grids": [(16, 16), (8, 16)]}}),
         (config(chat, **length), texts),
+        (config(chat, **length), {"task": {**chat, "pack": 2}}),
         (config(chat, "language", **length), texts),
     ]:
         batch = inputs.make_pipeline(made, changes, words)[0]

@@ -211,3 +211,12 @@ def test_open_tokenizer(pieces, tmp_path):
     with pytest.raises(UserError, match="needs a SentencePiece"):
         open_tokenizer("sentencepiece")
     assert set(tokenizers.TOKENIZERS) == {"clip_bpe", "sentencepiece", "siglip", "gemma", "wordpiece"}
+
+
+def test_symbols_are_never_cut():
+    texts = ["A red circle", "a blue square\nis it?", "a red square"]
+    tokenizer = SentencePiece.train(texts, 280, symbols=("[INST]", "[/INST]"))
+    first, last = tokenizer.special("[INST]"), tokenizer.special("[/INST]")
+    ids = tokenizer.encode("[INST] a red\ncircle [/INST]")
+    assert ids.count(first) == 1 and ids[-1] == last and tokenizer.decode(ids) == "[INST] a red\ncircle [/INST]"
+    assert tokenizer.encode_more("[INST]") == [first]

@@ -7,6 +7,7 @@ import pytest
 
 from mmjax.core import sharding as shd
 from mmjax.core import trees
+from mmjax.core.errors import UserError
 from mmjax.core.stacking import stack_blocks
 from mmjax.decoders.llama import SIZES, Llama
 from mmjax.nn.position import RopeScaling, rope
@@ -51,6 +52,13 @@ def test_parameters_of_the_published_sizes(size, count):
     assert trees.count(shd.unbox(made)["params"]) == count
 
 
+def test_weights_begin_as_wide_as_told():
+    model = Llama(**TINY, init_std=0.3)
+    made = shd.unbox(model.init(jax.random.key(0), IDS, ALL, method=text))["params"]
+    for path, leaf in trees.flatten(made).items():
+        assert path.endswith("scale") or 0.2 < float(np.std(leaf)) < 0.4, path
+
+
 def test_a_token_sees_what_is_before_it_and_no_padding():
     model = Llama(**TINY)
     params = init(model)
@@ -73,6 +81,37 @@ def test_a_window_hides_what_is_further_back():
     changed = np.where(np.arange(9) == 2, IDS % 39 + 1, IDS)
     same = np.isclose(run(model, params, changed, ALL), run(model, params, IDS, ALL), atol=1e-5).all(axis=(0, 2))
     assert same.tolist() == [True, True, False, False, False, True, True, True, True]
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_a_windows_cache_rolls(scan):
+    """Rows of 9, 6 and 3 tokens, then six more: as without a cache, which holds no more than the window of 4."""
+    model = Llama(**TINY, window=4, scan=scan)
+    params = init(model)
+    valid = np.arange(9)[None] < np.array([9, 6, 3])[:, None]
+    more = np.random.default_rng(5).integers(1, 40, (3, 6)).astype(np.int32)
+    whole = [np.concatenate([IDS[row][valid[row]], more[row]])[None] for row in range(3)]
+    wanted = [run(model, params, ids, np.ones_like(ids, bool))[0] for ids in whole]
+
+    def read(model, ids):
+        return model.logits(model(model.embed(ids), valid, room=15))
+
+    def step(model, ids, filled):
+        return model.logits(model.step(model.embed(ids[:, None]), filled))
+
+    x, kept = jax.jit(lambda i: model.apply({"params": params}, i, method=read, mutable=["cache"]))(IDS)
+    assert {leaf.shape[-3] for leaf in jax.tree.leaves(kept["cache"])} == {4}
+    go_on = jax.jit(lambda c, i, f: model.apply({"params": params, **c}, i, f, method=step, mutable=["cache"]))
+    filled = valid.sum(axis=1).astype(np.int32)
+    for row in range(3):
+        np.testing.assert_allclose(x[row, : filled[row]], wanted[row][: filled[row]], atol=1e-5)
+    for place in range(6):
+        x, kept = go_on(kept, more[:, place], filled + place)
+        for row in range(3):
+            np.testing.assert_allclose(x[row, 0], wanted[row][filled[row] + place], atol=1e-5)
+    two = jnp.asarray(more[:, :2]), jnp.asarray(filled)
+    with pytest.raises(UserError, match="a cache of the window's 4 tokens takes one token at a time, not 2"):
+        model.apply({"params": params, **kept}, *two, method=lambda m, i, f: m.step(m.embed(i), f), mutable=["cache"])
 
 
 def test_samples_in_one_row_are_as_if_alone():

@@ -1,5 +1,6 @@
 """LLaVA: exact counts of all sizes and stages, fixtures, pictures beside texts, packing, generation, layouts."""
 
+import functools
 import pathlib
 import re
 
@@ -12,6 +13,7 @@ from mmjax import systems
 from mmjax.commands import golden, models
 from mmjax.core import sharding as shd
 from mmjax.core import trees
+from mmjax.core.errors import UserError
 from mmjax.core.types import total
 from mmjax.data import rows as data_rows
 from mmjax.data.chat import Row
@@ -19,7 +21,7 @@ from mmjax.decoders.generate import generate
 from mmjax.decoders.settings import Settings
 from mmjax.nn.patch import normalise
 from mmjax.systems.llava import STAGES
-from mmjax.weights import files, surgery
+from mmjax.weights import files, lora, surgery
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 IMG = {"image_size": 8, "patch": 4, "width": 16, "depth": 2, "heads": 2}
@@ -118,6 +120,64 @@ def test_a_packed_row_has_the_gradient_of_its_samples():
 
     one, two = (jax.jit(jax.value_and_grad(loss))(params, b) for b in (batch, packed))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-4), one, two)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_loss_in_parts_is_that_of_the_whole(tied):
+    config = {**TINY, "llm": {**LLM, "tied": tied}}
+    model, params = init(config)
+    _, batch = batch_of(made_rows())
+
+    def loss(model, params):
+        return total(model.apply({"params": params}, batch, train=True, method="losses"))
+
+    whole = jax.jit(jax.value_and_grad(functools.partial(loss, model)))(params)
+    chunked = systems.build({**config, "loss_chunk": 3})
+    parts = jax.jit(jax.value_and_grad(functools.partial(loss, chunked)))(params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-5), whole, parts)
+    shapes = jax.eval_shape(lambda b: chunked.init(jax.random.key(0), b), batch)
+    assert trees.flatten(shd.unbox(shapes)["params"]).keys() == trees.flatten(params).keys()
+    with pytest.raises(UserError, match="loss_chunk = -1; valid: places at a time, or 0 for all"):
+        systems.build({**config, "loss_chunk": -1})
+
+
+LORA = {"rank": 3, "alpha": 6.0, "dropout": 0.2}
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_adapters_begin_as_nothing_and_can_be_put_into_their_maps(scan):
+    config = {**TINY, "scan": scan, "llm": {**LLM, "lora": {**LORA, "maps": ["q", "v", "fc2"]}}}
+    model = systems.build(config)
+    _, batch = batch_of(made_rows())
+    params = shd.unbox(model.init(jax.random.key(0), batch, train=False))["params"]
+    flat = trees.flatten(params)
+    adapters = {path for path in flat if "_lora/" in path}
+    assert {path.split("/")[-3] for path in adapters} == {"q_lora", "v_lora", "fc2_lora"}
+    assert len(adapters) == 6 * (1 if scan else 2) and all(path.startswith("llm/") for path in adapters)
+    plain = systems.build({**config, "llm": LLM})
+    base = trees.unflatten({path: array for path, array in flat.items() if path not in adapters})
+    one, two = (np.asarray(m.apply({"params": p}, batch, method="logits")) for m, p in ((model, params), (plain, base)))
+    np.testing.assert_array_equal(one, two)
+
+    def loss(adapters, key, train):
+        p = trees.unflatten({**flat, **adapters})
+        return total(model.apply({"params": p}, batch, train=train, method="losses", rngs={"dropout": key}))
+
+    rng = np.random.default_rng(0)
+    trained = {path: jnp.asarray(rng.normal(size=flat[path].shape), jnp.float32) for path in sorted(adapters)}
+    grads = jax.grad(loss)(trained, jax.random.key(1), True)
+    assert all(float(jnp.abs(grad).max()) > 0 for grad in grads.values())
+    assert loss(trained, jax.random.key(1), True) != loss(trained, jax.random.key(2), True)
+    whole = {"params": trees.unflatten({**flat, **trained})}
+    system, merged, count = lora.merged(config, whole)
+    assert count == 3 * (1 if scan else 2) and "lora" not in system["llm"]
+    assert trees.flatten(merged["params"]).keys() == trees.flatten(base).keys()
+    wanted = np.asarray(model.apply(whole, batch, method="logits"))
+    np.testing.assert_allclose(np.asarray(plain.apply(merged, batch, method="logits")), wanted, atol=2e-4, rtol=1e-4)
+    assert np.abs(wanted - one).max() > 0.01
+    for wrong in ({"rank": 0, "alpha": 1.0}, {"rank": 2, "alpha": 1.0, "maps": ["w"]}):
+        with pytest.raises(UserError, match="lora: "):
+            systems.build({**config, "llm": {**LLM, "lora": wrong}})
 
 
 def test_writing_with_a_cache_is_as_without():

@@ -155,7 +155,12 @@ def test_dual_and_fusion_use_the_same_experts():
     changed["fusion"]["top"]["block_0"]["mlp_vl"]["fc2"]["kernel"] *= -3.0
     image, ids, valid = BATCH["image"], BATCH["ids"], BATCH["valid"]
     np.testing.assert_array_equal(apply({"params": params}, image), apply({"params": changed}, image))
-    fused = functools.partial(system.apply, method="match")
+
+    def fused(variables, image, *text):
+        image = system.apply(variables, image, method="encode_states_image")
+        words = system.apply(variables, *text, method="encode_states_text")
+        return system.apply(variables, image, words, text[1], method="match")
+
     a, b = fused({"params": params}, image, ids, valid), fused({"params": changed}, image, ids, valid)
     assert not np.allclose(a, b, atol=1e-3)
     # Padding changes nothing.

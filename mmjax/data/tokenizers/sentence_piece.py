@@ -80,6 +80,7 @@ class SentencePiece:
         byte_fallback: bool = True,
         character_coverage: float = 0.9995,
         normalization: str = "identity",
+        symbols: Sequence[str] = (),
     ) -> "SentencePiece":
         """Trains a vocabulary, the same for the same texts and arguments.
 
@@ -91,6 +92,7 @@ class SentencePiece:
           byte_fallback: rare characters become their UTF-8 bytes, so that nothing is lost to `unk`.
           character_coverage: share of the texts (0.98 to 1) whose characters get pieces of their own.
           normalization: identity keeps every character and space; nmt_nfkc_cf also folds case.
+          symbols: pieces that are never cut, of what stands around texts, such as "[INST]".
 
         Raises:
           UserError: unknown names, no text, or a vocabulary size that these texts cannot fill.
@@ -121,6 +123,7 @@ class SentencePiece:
                 bos_id=1,
                 eos_id=2,
                 unk_id=3,
+                user_defined_symbols=list(symbols),
                 num_threads=1,  # sums over threads would depend on their number
                 minloglevel=_ERRORS_ONLY,
             )
