@@ -131,7 +131,8 @@ def _shapes(abstract: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 def _plans(config: Mapping[str, Any], wanted: Mapping[str, tuple[int, ...]]) -> list[tuple[Entry, dict[str, str]]]:
     """Every item of `config.init` with what it fills; no two fill the same."""
-    plans = [_plan(entry, wanted, config["system"]) for entry in entries(config["init"])]
+    there: dict[str, There] = {}
+    plans = [_plan(entry, wanted, config["system"], there) for entry in entries(config["init"])]
     filled: dict[str, str] = {}
     for entry, plan in plans:
         both = [path for path in plan.values() if path in filled]
@@ -141,13 +142,21 @@ def _plans(config: Mapping[str, Any], wanted: Mapping[str, tuple[int, ...]]) -> 
     return plans
 
 
+There = tuple[Mapping[str, Any], Mapping[str, tuple[int, ...]]]  # a checkpoint's system, and its variables' shapes
+
+
 def _plan(
-    entry: Entry, wanted: Mapping[str, tuple[int, ...]], system: Mapping[str, Any]
+    entry: Entry, wanted: Mapping[str, tuple[int, ...]], system: Mapping[str, Any], there: dict[str, There]
 ) -> tuple[Entry, dict[str, str]]:
-    """The entry, and which path of its checkpoint fills which of ours, checked without reading a tensor."""
+    """The entry, and which path of its checkpoint fills which of ours, checked without reading a tensor.
+
+    `there`: what is known of checkpoints, by their paths; it is added to.
+    """
     random = entry.path == RANDOM
-    theirs = system if random else models.read_system(entry.path)
-    shapes = wanted if random else models.shapes(theirs)
+    if not random and entry.path not in there:
+        found = models.read_system(entry.path)
+        there[entry.path] = found, models.shapes(found)
+    theirs, shapes = (system, wanted) if random else there[entry.path]
     paths = {path.partition("/")[2]: path for path in shapes}  # patterns do not say the collection
     trees.check_patterns(paths, entry.load, f"{entry.where}.load of {entry.path}:")
     trees.check_patterns(paths, entry.skip, f"{entry.where}.skip of {entry.path}:")

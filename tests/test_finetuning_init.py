@@ -131,6 +131,14 @@ def test_both_of_blips_looks_begin_as_the_one(tmp_path: pathlib.Path) -> None:
     }
 
 
+def test_cocas_classifier_begins_with_all_of_coca(tmp_path: pathlib.Path) -> None:
+    system = {"name": "coca", "embed_dim": 8, "img": {**IMG, "act": "gelu", "cls": False}, "queries": 2,
+              "txt": {**TXT, "act": "gelu"}, "dec": {"depth": 1}, "project": False}  # fmt: skip
+    there, init = stored(system, tmp_path), configs.plain(configs.load(CONFIGS / "coca" / "vqa.py"))["init"]
+    head = {"classes": 3, "class_loss": "sigmoid", "cap_weight": 1.0}
+    check({**init, "path": str(tmp_path)}, {**system, **head}, there, {"class_pool", "class_head"})
+
+
 PRETRAINED = {
     "ALBEF": {"name": "albef", "size": "pretrain_256"},
     "runs/albef_assign": {"name": "albef", "size": "assign_256"},
