@@ -36,11 +36,14 @@ def get_config(variant: str = "") -> ConfigDict:
     form, smoke = variant.removesuffix("smoke").removesuffix("_"), "smoke" if variant.endswith("smoke") else ""
     if form == "assign":
         init = (*doubled(("img/.*", "img_proj/.*", "txt/.*")), {"path": "random", "load": ("assign_head/.*",)})
-        return recipe.paper(
+        c = recipe.paper(
             "assign_256", smoke, title="ALBEF, text assignment for NLVR2", pairs=ASSIGNED, epochs=1, batch=512,
             lr=2e-5, end_lr=2e-5, warmup=100, text_length=25, teacher=(), image={"preset": "albef"}, init=init,
             stage={"train": ("(img|txt|twin)/.*", "assign_head/.*")},
         )  # fmt: skip
+        if smoke:
+            c.init = "random"  # the features by which wrong images are drawn, too, which do not train
+        return c
     init = ({"path": BETWEEN, "load": ("(img|txt|twin)/.*",)}, RANDOM)
     if form == "direct":
         init = (*doubled(("img/.*", "txt/.*")), RANDOM)
