@@ -66,7 +66,7 @@ def test_differences_are_paired_by_seed(modules):
                 for end, more in (("", 0.0), ("_lo", -0.02), ("_hi", 0.02))
             }
             results.append({"arm": arm, "seed": seed, "metrics": metrics})
-    rows = list(run.rows(results[::-1]))
+    rows = list(run.rows(results[::-1], run.QUESTIONS, list(run.METRICS)))
     assert len(rows) == len(run.METRICS) * (1 + 2 + 6)
     reranked = next(row for row in rows if row["question"] == "reranking")
     assert reranked["differences"] == pytest.approx([5.0, 5.0]) and reranked["half"] == pytest.approx(0, abs=1e-9)
