@@ -362,6 +362,8 @@ _FREE_SYSTEM |= {"queue", "alpha", "alpha_steps", "temperature", "bounds", "mask
 _FREE_SYSTEM |= {"hard_negatives"}
 # BLIP's: what is learned, and how.
 _FREE_SYSTEM |= {"tasks", "lead", "smoothing", "floor", "taught_negatives", "learn_temperature"}
+# BEiT-3's and VLMo's: what is predicted of which share.
+_FREE_SYSTEM |= {"target", "codes", "rates", "answers", "mlm_weight"}
 
 
 def check_same_computation(

@@ -87,6 +87,6 @@ def _shrink(c: ConfigDict) -> None:
     c.system.depth, c.system.width, c.system.heads = 2, 32, 2
     c.tokenizer.train_on = "emoji_scenes:train?length=400&parts=captions"
     for stage in c.stages.values():
-        stage.steps, stage.warmup = 3, 1
+        stage.steps, stage.warmup = 2, 1
     c.evals.scenes.data, c.evals.scenes.nearest = f"emoji_scenes:test?size={SIZE}&length=16", 4
-    c.every = ConfigDict({"log": 1, "save": 3, "evaluate": 0})
+    c.every = ConfigDict({"log": 1, "save": 2, "evaluate": 0})

@@ -5,11 +5,11 @@ from typing import Any
 import flax.linen as nn
 
 from mmjax.core.errors import UserError
-from mmjax.systems import albef_sizes, base, beit3, blip_sizes, clip, coca, language, llava, towers, vlmo, vqkd
+from mmjax.systems import albef_sizes, base, beit3_sizes, blip_sizes, clip, coca, language, llava, towers, vlmo, vqkd
 
 BUILDERS = {
     "albef": albef_sizes.build,
-    "beit3": beit3.build,
+    "beit3": beit3_sizes.build,
     "bert": towers.build_bert,
     "blip": blip_sizes.build,
     "clip": clip.build,
@@ -22,7 +22,7 @@ BUILDERS = {
 }
 SIZES = {
     "albef": albef_sizes.SIZES,
-    "beit3": beit3.SIZES,
+    "beit3": beit3_sizes.SIZES,
     "blip": blip_sizes.SIZES,
     "clip": clip.SIZES,
     "coca": coca.SIZES,
