@@ -7,6 +7,7 @@ from mmjax.core import config as configs
 from mmjax.core import trees
 from mmjax.core.errors import UserError
 from mmjax.core.stacking import unstack_blocks
+from mmjax.systems import TOWERS
 from mmjax.train.stage import Stage
 from mmjax.train.writers import WRITERS
 
@@ -43,6 +44,9 @@ def check_config(config: Mapping[str, Any]) -> None:
     missing = [key for key in REQUIRED if not config.get(key) and config.get(key) != 0]
     if missing:
         raise UserError(f"config.{missing[0]} is missing or empty: {KEYS[missing[0]][1]}")
+    if config["system"].get("name") in TOWERS:
+        name = config["system"]["name"]
+        raise UserError(f"config.system.name = {name!r}: a tower alone, for config.init of others; it has no losses")
     if config["seed"] < 0:
         raise UserError(f"config.seed = {config['seed']}; valid: 0 or more")
     if config.get("keep", 2) < 1:

@@ -9,7 +9,8 @@ A mapping's keys:
   load         patterns over the checkpoint's parameter paths ("img/.*"), default all
   skip         patterns of what to leave out of these
   rename       {pattern: replacement} from its paths to ours; the first pattern that matches a path counts
-  grow_vocab   True: rows of the token embedding that the checkpoint lacks begin as the mean of its own
+  grow_vocab   True: rows of the token embedding that the checkpoint lacks begin as the mean of its own, and as 0 in
+               the bias of a head for words
   grow_noise   standard deviation of noise on these rows, default 0
 
 Patterns match whole paths. One that matches nothing is an error, and so is whatever is chosen and does not fit; but
@@ -130,7 +131,8 @@ def _shapes(abstract: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 def _plans(config: Mapping[str, Any], wanted: Mapping[str, tuple[int, ...]]) -> list[tuple[Entry, dict[str, str]]]:
     """Every item of `config.init` with what it fills; no two fill the same."""
-    plans = [_plan(entry, wanted, config["system"]) for entry in entries(config["init"])]
+    there: dict[str, There] = {}
+    plans = [_plan(entry, wanted, config["system"], there) for entry in entries(config["init"])]
     filled: dict[str, str] = {}
     for entry, plan in plans:
         both = [path for path in plan.values() if path in filled]
@@ -140,13 +142,21 @@ def _plans(config: Mapping[str, Any], wanted: Mapping[str, tuple[int, ...]]) -> 
     return plans
 
 
+There = tuple[Mapping[str, Any], Mapping[str, tuple[int, ...]]]  # a checkpoint's system, and its variables' shapes
+
+
 def _plan(
-    entry: Entry, wanted: Mapping[str, tuple[int, ...]], system: Mapping[str, Any]
+    entry: Entry, wanted: Mapping[str, tuple[int, ...]], system: Mapping[str, Any], there: dict[str, There]
 ) -> tuple[Entry, dict[str, str]]:
-    """The entry, and which path of its checkpoint fills which of ours, checked without reading a tensor."""
+    """The entry, and which path of its checkpoint fills which of ours, checked without reading a tensor.
+
+    `there`: what is known of checkpoints, by their paths; it is added to.
+    """
     random = entry.path == RANDOM
-    theirs = system if random else models.read_system(entry.path)
-    shapes = wanted if random else models.shapes(theirs)
+    if not random and entry.path not in there:
+        found = models.read_system(entry.path)
+        there[entry.path] = found, models.shapes(found)
+    theirs, shapes = (system, wanted) if random else there[entry.path]
     paths = {path.partition("/")[2]: path for path in shapes}  # patterns do not say the collection
     trees.check_patterns(paths, entry.load, f"{entry.where}.load of {entry.path}:")
     trees.check_patterns(paths, entry.skip, f"{entry.where}.skip of {entry.path}:")
@@ -193,7 +203,7 @@ def _renamed(path: str, rename: Mapping[str, str]) -> str:
 def _fits(entry: Entry, path: str, ours: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     if path in positions.TABLES and path == ours:  # resized on the way
         return shape[1:] == wanted[1:]
-    if entry.grow_vocab and ours == EMBEDDING:
+    if entry.grow_vocab and vocabulary.grows(ours):
         return shape[1:] == wanted[1:] and shape[0] <= wanted[0]
     return shape == wanted
 
@@ -211,9 +221,9 @@ def _read(
 
     def place(path: str, array: Any) -> None:
         ours = plan[path]
-        if entry.grow_vocab and ours == EMBEDDING and array.shape[0] < wanted[ours][0]:
+        if entry.grow_vocab and vocabulary.grows(ours) and array.shape[0] < wanted[ours][0]:
             rows = wanted[ours][0]
-            notes.append(vocabulary.account(array.shape[0], rows, entry.grow_noise))
+            notes.append(vocabulary.account(array.shape[0], rows, entry.grow_noise, ours))
             array = vocabulary.grow_rows(float32(np.asarray(array)), rows, noise=entry.grow_noise, seed=seed)
         if tuple(array.shape) != wanted[ours]:
             raise UserError(f"{entry.path}: {path} is {tuple(array.shape)}, {ours} of the system {wanted[ours]}")
@@ -224,7 +234,7 @@ def _read(
     def where(path: str) -> NamedSharding | None:
         """Read straight to its devices, but what is changed on the way comes through the host."""
         ours = plan.get(path) or stacks.get(path, "")
-        changed = path in positions.TABLES or (entry.grow_vocab and ours == EMBEDDING)
+        changed = path in positions.TABLES or (entry.grow_vocab and vocabulary.grows(ours))
         return None if changed else placer.sharding(ours if path in plan else as_stack(ours))
 
     image, text = (any(plan.get(path) == path for path in paths) for paths in (positions.IMAGE, (positions.TEXT,)))

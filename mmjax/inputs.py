@@ -352,7 +352,7 @@ _FREE_FIELDS = {
     "image_size",
 }
 # How weights begin (functions are equal to none but themselves), and adapters, which begin as nothing.
-_FREE_FIELDS |= {"inits", "patch_init", "pos_init", "init_std", "lora"}
+_FREE_FIELDS |= {"inits", "init", "patch_init", "pos_init", "init_std", "lora"}
 _FREE_SYSTEM = {*_FREE_FIELDS, "loss", "loss_form", "loss_block", "loss_chunk", "scale_init", "scale_max", "bias_init"}
 # CoCa's: weights and targets of its losses, what a caption begins and ends with, a classifier over the same features.
 _FREE_SYSTEM |= {"con_weight", "cap_weight", "ignore_id", "begin_id", "end_ids"}
@@ -362,6 +362,8 @@ _FREE_SYSTEM |= {"queue", "alpha", "alpha_steps", "temperature", "bounds", "mask
 _FREE_SYSTEM |= {"hard_negatives"}
 # BLIP's: what is learned, and how.
 _FREE_SYSTEM |= {"tasks", "lead", "smoothing", "floor", "taught_negatives", "learn_temperature"}
+# BEiT-3's and VLMo's: what is predicted of which share.
+_FREE_SYSTEM |= {"target", "codes", "rates", "answers", "mlm_weight"}
 
 
 def check_same_computation(

@@ -102,3 +102,25 @@ def test_smoke_trains(name, tmp_path):
     assert {"itc", "itm", "mlm", "loss"} <= set.union(*map(set, rows)) and {"mlm", "loss"} <= set(rows[0])
     assert ("itc" in rows[0]) is (name == "pretrain_4m")
     assert all(np.isfinite(row["loss"]) for row in rows if "loss" in row)
+
+
+@pytest.mark.slow
+def test_text_assignment_trains(tmp_path):
+    main.train(configs.load(f"{ALBEF}/nlvr2.py:assign_smoke"), tmp_path)
+    rows = [row for row in read_history(tmp_path / "metrics.jsonl") if "loss" in row]
+    assert len(rows) == 4 and all(np.isfinite(row["assign"]) for row in rows)
+
+
+def test_the_forms_of_nlvr2():
+    forms = {"assign": ("assign_256", 9_960), "assign_smoke": ("assign_256", 4), "direct": ("nlvr2_384", 6_740),
+             "direct_smoke": ("nlvr2_384", 4)}  # fmt: skip
+    for form, (size, steps) in forms.items():
+        config = configs.plain(configs.load(f"{ALBEF}/nlvr2.py:{form}"))
+        stage = make_stage("train", config["stages"]["train"])
+        assert config["system"]["size"] == size and stage.steps == steps
+        assert isinstance(config["init"], str) == ("smoke" in form)
+        systems.build(config["system"])
+        if form == "assign":
+            assert (stage.lr, stage.end_lr, stage.warmup, stage.teacher) == (2e-5, 2e-5, 100, ())
+    with pytest.raises(UserError, match="'assigned' does not exist"):
+        configs.load(f"{ALBEF}/nlvr2.py:assigned")

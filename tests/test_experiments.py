@@ -66,7 +66,7 @@ def test_differences_are_paired_by_seed(modules):
                 for end, more in (("", 0.0), ("_lo", -0.02), ("_hi", 0.02))
             }
             results.append({"arm": arm, "seed": seed, "metrics": metrics})
-    rows = list(run.rows(results[::-1]))
+    rows = list(run.rows(results[::-1], run.QUESTIONS, list(run.METRICS)))
     assert len(rows) == len(run.METRICS) * (1 + 2 + 6)
     reranked = next(row for row in rows if row["question"] == "reranking")
     assert reranked["differences"] == pytest.approx([5.0, 5.0]) and reranked["half"] == pytest.approx(0, abs=1e-9)
@@ -99,6 +99,22 @@ def test_start_and_arms_are_the_config_in_two_parts(modules):
     assert whole["system"] == start["system"] == arm["system"]
 
 
+def test_stages_and_pairs_get_the_same_steps_and_pairs():
+    run = module("stagewise/run.py")
+    stages, pairs = (configs.plain(configs.load(arm.config, arm.arguments())) for arm in run.arms(2, smoke=False))
+    assert list(stages["stages"]) == ["images", "text", "names", "pairs"] and list(pairs["stages"]) == [
+        "names",
+        "pairs",
+    ]
+    totals = [sum(stage["steps"] for stage in one["stages"].values()) for one in (stages, pairs)]
+    assert totals[0] == totals[1] and stages["seed"] == pairs["seed"] == 2
+    for one in (stages, pairs):
+        assert one["data"]["train"].endswith("&length=3000")
+        assert one["stages"]["names"]["data"]["train"].endswith("&kinds=1&length=1000")
+    for name in ("images", "text"):  # images and texts alone are plentiful
+        assert "length" not in stages["stages"][name]["data"]["train"]
+
+
 def test_threshold_at_which_the_worse_share_is_best():
     run = module("capfilt/run.py")
     true, wrong = [0.9, 0.8, 0.7, 0.6, 0.2], [0.5, 0.4, 0.3, 0.1, 0.65]
@@ -128,7 +144,7 @@ def test_equal_time_gives_steps_by_their_cost():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "runs"), [("fusion", 8), ("fusion_cost", 2), ("capfilt", 5)])
+@pytest.mark.parametrize(("name", "runs"), [("fusion", 8), ("fusion_cost", 2), ("capfilt", 5), ("stagewise", 2)])
 def test_smoke_form_once_and_again(name, runs, tmp_path):
     """Table, plot and README; a second call trains nothing, and writes the same."""
     out = tmp_path / "out"

@@ -17,7 +17,7 @@ CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 STAGES = {"vlmo": [{"mim"}, {"mlm"}, {"mlm"}, {"itc", "itc_vl", "itm", "mlm"}],
           "beit3": [{"image", "text", "pair_image", "pair_text"}, {"caption", "vqa"}],
           "vqkd": [{"distil", "commit", "used"}]}  # fmt: skip
-STEPS = {"vlmo": 3, "beit3": 2, "vqkd": 3}
+STEPS = {"vlmo": 2, "beit3": 2, "vqkd": 3}
 METRICS = {"vlmo": {"scenes/text_to_image_R@1", "scenes/cosine/text_to_image_R@1"},
            "beit3": {"captions/CIDEr", "answers/accuracy"}, "vqkd": set()}  # fmt: skip
 

@@ -12,7 +12,7 @@ VQ-KD (`configs/vqkd`), whose run `init` names.
 from ml_collections import ConfigDict
 
 from mmjax.core.errors import UserError
-from mmjax.systems import beit3, vqkd
+from mmjax.systems import beit3_sizes, vqkd
 
 TOKENIZER = {
     "img": {"image_size": 32, "patch": 8, "width": 32, "depth": 1, "heads": 2},
@@ -52,7 +52,7 @@ def paper(size: str, variant: str = "") -> ConfigDict:
     c.mesh = ConfigDict({"data": -1, "fsdp": 8, "tensor": 1})
     adam = {"b2": 0.98, "eps": 1e-6, "weight_decay": 0.05, "clip": 3.0, "lr": 1e-3}
     c.stages = ConfigDict({
-        "pretrain": {"steps": 1_000_000, "warmup": 10_000, "train": beit3.STAGES["pretrain"], **adam}
+        "pretrain": {"steps": 1_000_000, "warmup": 10_000, "train": beit3_sizes.STAGES["pretrain"], **adam}
     })  # fmt: skip
     c.evals = ConfigDict()
     c.every = ConfigDict({"log": 50, "save": 1_000, "evaluate": 0})

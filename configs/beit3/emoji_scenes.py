@@ -56,9 +56,9 @@ def get_config(variant: str = "") -> ConfigDict:
     # What is meant by a name is learned soonest where nothing else could be.
     c.stages = ConfigDict({
         "pretrain": {**stage, "steps": 600, "schedule": "constant", "tasks": ("mdm",),
-                     "train": recipe.beit3.STAGES["pretrain"], "data": {"train": f"{source}&kinds=1"}},
+                     "train": recipe.beit3_sizes.STAGES["pretrain"], "data": {"train": f"{source}&kinds=1"}},
         "finetune": {**stage, "steps": 1500, "tasks": ("caption", "vqa"),
-                     "train": recipe.beit3.STAGES["pretrain"], "data": tune},
+                     "train": recipe.beit3_sizes.STAGES["pretrain"], "data": tune},
     })  # fmt: skip
     test = f"emoji_scenes:test?size={SIZE}&parts=image,captions,questions&length=300"
     c.evals = ConfigDict({

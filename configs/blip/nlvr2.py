@@ -1,8 +1,10 @@
 """BLIP ViT-B/16, statements about two images (NLVR2, released code).
 
-    mmjax train --config configs/blip/nlvr2.py --workdir runs/blip_nlvr2 --config.init=runs/blip
+    mmjax train --config configs/blip/nlvr2.py --workdir runs/blip_nlvr2
         --config.data.train=… --config.tokenizer.spec=wordpiece:bert-base-uncased
 
+It begins with the pre-trained model in runs/blip: both looks of a layer as its one look; what merges them and the
+classifier begin at random. A model elsewhere: in a copy of this file, init=recipe.pairs(DIR).
 Reported for the base model from 129 million images: 82.48 on dev, 83.08 on test-P (Li et al. 2022).
 """
 
@@ -15,7 +17,8 @@ STATEMENTS, BATCH, EPOCHS = 86_373, 256, 15
 
 def get_config(variant: str = "") -> ConfigDict:
     """The config; `smoke` is a form of a few steps."""
-    return sibling(__file__, "_recipe").paper(
+    recipe = sibling(__file__, "_recipe")
+    return recipe.paper(
         "base_nlvr2_384",
         variant,
         steps=EPOCHS * STATEMENTS // BATCH,
@@ -23,4 +26,5 @@ def get_config(variant: str = "") -> ConfigDict:
         batch=BATCH,
         text_length=50,
         task={"kind": "nlvr2"},
+        init=recipe.pairs(),
     )

@@ -9,8 +9,8 @@ From the paper's fine-tuning (§4.2 and appendix): weight decay 0.1, gradients o
 classifiers with a pooler of their own at a rate of 5e-4 (VQA) over an encoder at 2e-5, captions at 1e-5.
 
 Not said there, ours: texts of at most 64 pieces, erf-GELU, layer norms of 1e-5, a random crop of 90 to 100 %, the
-sigmoid loss of VQA's soft targets (as VLMo and BEiT-3 have it); captions are fine-tuned on their loss alone. Left out:
-captions of question and answer beside VQA's classes.
+sigmoid loss of VQA's soft targets (as VLMo and BEiT-3 have it); captions are fine-tuned on their loss alone; the weight
+of writing question and answer beside VQA's classes, 1.
 
 How the work is spread is ours, too: images and texts over all devices, parameters and moments over groups of 8; the
 contrastive loss as a ring; blocks scanned and recomputed in the backward pass.

@@ -12,7 +12,7 @@ same `size`), in this file:
 
     c.init = {"path": "runs/vqkd_scenes", "skip": ("teacher.*",), "rename": {"(.*)": r"tokenizer/\1"}}
 
-`:smoke` is a form of a few steps.
+`:pairs` leaves the first two stages out; `:smoke` and `:pairs_smoke` are forms of a few steps.
 """
 
 from ml_collections import ConfigDict
@@ -25,9 +25,17 @@ SIZE = 80
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The config; `smoke` is a form of a few steps."""
-    if variant not in ("", "smoke"):
-        raise UserError(f"variant {variant!r} does not exist; there is 'smoke', or none")
+    """The config.
+
+    Args:
+      variant: "" has all stages, "pairs" begins with pairs; "smoke" and "pairs_smoke" are forms of a few steps.
+
+    Raises:
+      UserError: another variant.
+    """
+    form, smoke = variant.removesuffix("smoke").removesuffix("_"), variant.endswith("smoke")
+    if form not in ("", "pairs"):
+        raise UserError(f"variant {variant!r} does not exist; there are pairs, pairs_smoke, smoke, or none")
     recipe = sibling(__file__, "_recipe")
     tower, image = {"width": 128, "heads": 4}, {"image_size": SIZE, "patch": 16}
     c = ConfigDict()
@@ -52,19 +60,23 @@ def get_config(variant: str = "") -> ConfigDict:
     stage = {"lr": 1.5e-3, "b2": 0.98, "weight_decay": 0.01, "warmup": 50, "clip": 1.0}
     # What is meant by a name is learned soonest where nothing else could be; masked words beside a picture teach it.
     c.stages = ConfigDict({
-        "images": {**stage, "steps": 200, "train": vlmo.STAGES["images"], "data": {"task": recipe.masked("image")}},
-        "text": {**stage, "steps": 300, "train": vlmo.STAGES["text"], "data": {"task": recipe.masked("text")}},
+        "images": {**stage, "steps": 200, "train": vlmo.STAGES["images"],
+                   "data": {"task": recipe.masked("image"), "train": source}},
+        "text": {**stage, "steps": 300, "train": vlmo.STAGES["text"],
+                 "data": {"task": recipe.masked("text"), "train": source}},
         "names": {**stage, "steps": 800, "schedule": "constant", "train": vlmo.STAGES["pairs"], "tasks": ("mlm",),
                   "data": {"task": recipe.masked("pair"), "train": f"{source}&kinds=1"}},
         "pairs": {**stage, "steps": 900, "train": vlmo.STAGES["pairs"], "data": {"task": recipe.masked("pair")}},
     })  # fmt: skip
+    if form == "pairs":
+        del c.stages["images"], c.stages["text"]
     test = f"emoji_scenes:test?size={SIZE}&length=200"
     c.evals = ConfigDict({"scenes": {"kind": "rerank", "data": test, "nearest": 32}})
     c.every = ConfigDict({"log": 20, "save": 200, "evaluate": 0})
     c.keep = 2
     c.writers = ("jsonl", "csv")
     c.report = ("scenes",)
-    if variant:
+    if smoke:
         _shrink(c)
     return c
 
@@ -75,6 +87,6 @@ def _shrink(c: ConfigDict) -> None:
     c.system.depth, c.system.width, c.system.heads = 2, 32, 2
     c.tokenizer.train_on = "emoji_scenes:train?length=400&parts=captions"
     for stage in c.stages.values():
-        stage.steps, stage.warmup = 3, 1
+        stage.steps, stage.warmup = 2, 1
     c.evals.scenes.data, c.evals.scenes.nearest = f"emoji_scenes:test?size={SIZE}&length=16", 4
-    c.every = ConfigDict({"log": 1, "save": 3, "evaluate": 0})
+    c.every = ConfigDict({"log": 1, "save": 2, "evaluate": 0})

@@ -28,6 +28,7 @@ class Example(TypedDict, total=False):
     key: str  # stable name of the item, unique within its data set
     pictures: list[np.ndarray]  # pictures that belong together, in order (NLVR2 has two, a conversation any number)
     image_id: int  # number of the picture, where several items show the same one
+    sentence_id: str  # name of the statement, where several items (of other pictures) have the same one
     question: str
     answers: list[str]  # what the annotators answered, one entry each
     questions: list[tuple[str, ...]]  # (question, answer, …) rows, where an item has several
@@ -62,6 +63,8 @@ BATCH: dict[str, Key] = {
     "sample": Key(("int32",), ("B T",), "number of the sample, where a row holds several that do not see each other"),
     "label": Key(("int32",), ("B",), "class index, for evaluation and classifiers"),
     "target": Key(("float32",), ("B C",), "soft target of each of C classes, e.g. annotators who agree"),
+    "caption_ids": Key(("int32",), ("B W",), "token ids of a text to be written of the image, besides what `ids` ask"),
+    "caption_valid": Key(("bool",), ("B W",), "True = a real token of that text"),
     "image_id": Key(("int32",), ("B",), "number of the picture; pairs of equal number are positives of each other"),
     "answer_ids": Key(("int32",), ("B A L",), "token ids of up to A answers to the question in `ids`"),
     "answer_valid": Key(("bool",), ("B A L",), "True = a real token of an answer"),

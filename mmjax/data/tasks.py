@@ -100,6 +100,9 @@ class Masked(Pairs):
 MODALITIES = {"pair": (), "image": ("ids", "valid", "begins"), "text": ("image",)}  # -> keys that are left out
 
 
+ANSWER = "answer"  # as `captions` of Questions
+
+
 @dataclasses.dataclass(frozen=True)
 class Questions:
     """An image, one of its questions (the example's `questions`, or its `question`), and the answers to it.
@@ -110,14 +113,15 @@ class Questions:
       classes: names of a closed set of answers; then the batch has `target`, VQA's score of each, instead of answers.
       weight: of the answer of a question that has one answer (ALBEF and BLIP give Visual Genome's 0.5 and 0.2). Of
         several annotators, an answer's weight is the share of them that gave it.
-      captions: also give `caption_ids` and `caption_valid`, of one of the example's texts (BEiT-3 answers and writes).
+      captions: also give `caption_ids` and `caption_valid`: True, of one of the example's texts (BEiT-3 answers and
+        writes); "answer", of the question and the answer of one annotator, drawn anew each time (CoCa).
     """
 
     answers: int = 1
     answer_length: int = 8
     classes: Sequence[str] = ()
     weight: float = 1.0
-    captions: bool = False
+    captions: bool | str = False
 
     def __post_init__(self) -> None:
         if self.answers < 1 or self.answer_length < 2 or not 0 < self.weight <= 1:
@@ -128,18 +132,22 @@ class Questions:
         object.__setattr__(self, "classes", tuple(self.classes))
         if isinstance(self.classes, str) or len(set(self.classes)) != len(self.classes):
             raise UserError("task vqa: classes must be a list of different answers")
+        if self.captions not in (True, False, ANSWER):
+            raise UserError(f"task vqa: captions = {self.captions!r}; valid: true, false or {ANSWER!r}")
 
     def check(self, example: Mapping[str, Any], text: Any) -> None:
         if not questions_of(example):
             raise BadExample("empty caption", "no question with an answer", str(example.get("key", "")))
-        if self.captions:
+        if self.captions is True:
             Pairs().check(example, text)
 
     def sample(self, example: Mapping[str, Any], number: int, make: Make, rng: np.random.Generator) -> Sample:
         picture, asked = one_picture(example, number, make.image, rng), questions_of(example)
         question, answers = asked[int(len(asked) * rng.random())] if len(asked) > 1 else asked[0]
-        caption = {"caption": make.text(example, rng)} if self.captions else {}
-        return {"image": picture, "text": question, "answers": answers, **caption}
+        sample = {"image": picture, "text": question, "answers": answers}
+        if self.captions == ANSWER:
+            return {**sample, "caption": f"{question} {answers[int(len(answers) * rng.random())]}"}
+        return {**sample, "caption": make.text(example, rng)} if self.captions else sample
 
     def collate(self, samples: Sequence[Sample], tokenizer: Tokenizer, length: int) -> Arrays:
         made = self.collate_answers(samples, tokenizer)

@@ -5,23 +5,29 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int
+from jaxtyping import Bool, Float32, Int
 
 from mmjax.core.errors import UserError
 from mmjax.evals import classes as labelling
 from mmjax.evals.base import Predictor, Rows, Tokenize, Tools, Value, check_options
+from mmjax.evals.bootstrap import interval
 from mmjax.evals.classes import load_classes
 from mmjax.evals.images import alternatives, examples
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The evaluator. Yields `{name}/top1` (accuracy) with `…_lo`, `…_hi`, and `{name}/mean_per_class`.
+    """The evaluator. Yields `{name}/top1` (accuracy) and `{name}/mean_per_class`; and where the data say which examples
+    share a sentence `{name}/consistency`, NLVR2's share of the sentences that are judged rightly in all their examples;
+    `…_lo`, `…_hi` of both shares.
 
     Attributes:
       name: prefix of the metrics.
       images: uint8[N, Y, X, 3] or [N, I, Y, X, 3], or a lazy sequence.
       texts: N statements. labels: int[N]. classes: their names.
+      sentences: N names of sentences, equal for examples of one sentence; None: not known.
+
+    Source: Suhr et al. 2019 (NLVR2), §5, and its program `eval/metrics.py`.
     """
 
     name: str
@@ -31,6 +37,7 @@ class Verdict:
     classes: Sequence[str]
     tokenize: Tokenize
     resamples: int = 1000
+    sentences: Sequence[str] | None = None
 
     def run(self, predictor: Predictor) -> Iterator[Value]:
         """Judges all statements and yields (name, value)."""
@@ -48,11 +55,27 @@ class Verdict:
             self.name, ranks, self.labels, self.classes, resamples=self.resamples, per_class=False
         )
         yield from ((name, value) for name, value in values if "top5" not in name)
+        if self.sentences is not None:
+            whole = self.consistent(ranks == 1)
+            yield f"{self.name}/consistency", float(whole.mean())
+            if self.resamples:
+                lo, hi = interval(whole, resamples=self.resamples)
+                yield f"{self.name}/consistency_lo", lo
+                yield f"{self.name}/consistency_hi", hi
+
+    def consistent(self, right: Bool[np.ndarray, " N"]) -> Bool[np.ndarray, " S"]:
+        """Of each sentence whether all its examples are right."""
+        assert self.sentences is not None
+        _, which = np.unique(np.asarray(self.sentences), return_inverse=True)
+        return np.bincount(which, weights=~right) == 0
 
     def baselines(self) -> dict[str, dict[str, float]]:
         """The commonest class for all."""
         counts = np.bincount(self.labels, minlength=len(self.classes))
-        return {"chance": {f"{self.name}/top1": float(counts.max() / counts.sum())}}
+        found = {f"{self.name}/top1": float(counts.max() / counts.sum())}
+        if self.sentences is not None:
+            found[f"{self.name}/consistency"] = float(self.consistent(self.labels == counts.argmax()).mean())
+        return {"chance": found}
 
 
 class _Together:
@@ -75,26 +98,30 @@ def build(name: str, options: Mapping[str, Any], tools: Tools) -> Verdict:
     """A Verdict from the options of a config.
 
     Options:
-      data: source spec; examples hold `texts`, `label`, and `image` or several `pictures`.
+      data: source spec; examples hold `texts`, `label`, and `image` or several `pictures`; all of them or none also
+        `sentence_id`, as the source nlvr2 has it from the identifiers of its rows.
       classes: names, or a file of them; default: the source's own. limit, resamples.
 
     Raises:
-      UserError: an unknown, missing or unusable option, or examples without a label.
+      UserError: an unknown, missing or unusable option, examples without a label, or some alone with a sentence_id.
     """
     check_options("verdict", options, ("data", "classes", "limit", "resamples"), required=("data",))
     source = tools.open_source(options["data"])
     named = options.get("classes", labelling.source_classes(source))
     if named is None:
         raise UserError(f"source {options['data']!r} names no classes; give the option 'classes'")
-    places, texts, labels = list[int](), list[str](), list[int]()
+    places, texts, labels, sentences = list[int](), list[str](), list[int](), list[str]()
     for index, example in examples(source, options.get("limit"), tools):
         if "label" not in example:
             raise UserError(f"example {index} has no 'label'; it has {sorted(example)}")
         places.append(index)
         texts.append(example["texts"][0])
         labels.append(int(example["label"]))
+        sentences += [str(example["sentence_id"])] if "sentence_id" in example else []
+    if len(sentences) not in (0, len(labels)):
+        raise UserError(f"{len(sentences)} of {len(labels)} examples have a 'sentence_id'; valid: all of them, or none")
     images = _Together(source, places, tools.preprocess)
     return Verdict(
         name, images, texts, np.asarray(labels, np.int64), load_classes(named), tools.tokenize,
-        int(options.get("resamples", 1000)),
+        int(options.get("resamples", 1000)), sentences or None,
     )  # fmt: skip

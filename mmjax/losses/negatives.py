@@ -43,15 +43,37 @@ def draw_negatives(
       (int32[B] columns, bool[B] whether the row has a candidate at all: if all pairs have its id, the column is the
       row's own, and has to be left out of the loss).
     """
+    scores = _perturbed(key, logits, ids, floor)
+    possible = jnp.isfinite(scores).any(axis=1)
+    return jnp.where(possible, jnp.argmax(scores, axis=1), jnp.arange(len(logits))).astype(jnp.int32), possible
+
+
+def draw_two(
+    key: jax.Array, logits: Float[Array, "B B"], ids: Integer[Array, "B"] | None = None
+) -> tuple[Integer[Array, "B 2"], Bool[Array, "B 2"]]:
+    """Two different negatives for every row, one after the other without replacement; see `draw_negatives`.
+
+    The highest of the logarithms of the weights, each plus a Gumbel variate, are such a draw.
+
+    Returns:
+      (int32[B, 2] columns, bool[B, 2] whether there is a first and a second one; the row's own number where not).
+    """
+    scores = jnp.pad(_perturbed(key, logits, ids), ((0, 0), (0, 1)), constant_values=-jnp.inf)  # if there is one row
+    best, drawn = lax.top_k(scores, 2)
+    there = jnp.isfinite(best)
+    return jnp.where(there, drawn, jnp.arange(len(logits))[:, None]).astype(jnp.int32), there
+
+
+def _perturbed(
+    key: jax.Array, logits: Float[Array, "B B"], ids: Integer[Array, "B"] | None, floor: float = 0.0
+) -> Float[Array, "B B"]:
+    """log of the weights plus a Gumbel variate each, -inf for what is no candidate."""
     logits = lax.stop_gradient(constrain(logits.astype(jnp.float32), "batch", None))
-    candidate = _candidates(len(logits), ids)
     log_weights = jax.nn.log_softmax(logits, axis=1)
     if floor:
         log_weights = jnp.logaddexp(log_weights, math.log(floor))
     noise = constrain(jax.random.gumbel(key, logits.shape), "batch", None)
-    drawn = jnp.argmax(jnp.where(candidate, log_weights + noise, -jnp.inf), axis=1)
-    possible = candidate.any(axis=1)
-    return jnp.where(possible, drawn, jnp.arange(len(logits))).astype(jnp.int32), possible
+    return jnp.where(_candidates(len(logits), ids), log_weights + noise, -jnp.inf)
 
 
 def _candidates(batch: int, ids: Integer[Array, "B"] | None) -> Bool[Array, "B B"]:

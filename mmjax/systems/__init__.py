@@ -5,22 +5,24 @@ from typing import Any
 import flax.linen as nn
 
 from mmjax.core.errors import UserError
-from mmjax.systems import albef_sizes, base, beit3, blip_sizes, clip, coca, language, llava, vlmo, vqkd
+from mmjax.systems import albef_sizes, base, beit3_sizes, blip_sizes, clip, coca, language, llava, towers, vlmo, vqkd
 
 BUILDERS = {
     "albef": albef_sizes.build,
-    "beit3": beit3.build,
+    "beit3": beit3_sizes.build,
+    "bert": towers.build_bert,
     "blip": blip_sizes.build,
     "clip": clip.build,
     "coca": coca.build,
     "language": language.build,
     "llava": llava.build,
+    "vit": towers.build_vit,
     "vlmo": vlmo.build,
     "vqkd": vqkd.build,
 }
 SIZES = {
     "albef": albef_sizes.SIZES,
-    "beit3": beit3.SIZES,
+    "beit3": beit3_sizes.SIZES,
     "blip": blip_sizes.SIZES,
     "clip": clip.SIZES,
     "coca": coca.SIZES,
@@ -30,8 +32,9 @@ SIZES = {
     "vqkd": vqkd.SIZES,
 }
 DECODERS = ("language", "llava")  # they read conversations, with a decoder `llm` whose positions do not end
-WITHOUT_IMAGES = ("language",)  # they read texts alone
-WITHOUT_TEXT = ("vqkd",)  # they read images alone
+TOWERS = ("bert", "vit")  # what others begin with; they have no losses
+WITHOUT_IMAGES = ("bert", "language")  # they read texts alone
+WITHOUT_TEXT = ("vit", "vqkd")  # they read images alone
 
 
 def build(config: Any) -> nn.Module:

@@ -10,6 +10,7 @@ from mmjax.encoders.bert import Bert
 from mmjax.systems import base
 from mmjax.systems.albef import ALBEF
 from mmjax.systems.albef import TASKS as LEARNED
+from mmjax.systems.albef_assign import ALBEFAssign
 from mmjax.systems.albef_tasks import ALBEFAnswers, ALBEFClasses, Twin
 
 IMG = {"act": "gelu", "eps": 1e-6, "patch_bias": True, "norm_pre": False, "norm_post": "all", "pool": "none"}
@@ -30,32 +31,35 @@ SIZES: dict[str, dict[str, Any]] = {
     "pretrain_256": {"task": "pretrain", "embed_dim": 256, "img": _img(256), "txt": _txt()},
     "retrieval_384": {"task": "retrieval", "embed_dim": 256, "img": _img(384), "txt": _txt()},
     "vqa_384": {"task": "vqa", "img": _img(384), "txt": _txt(), "dec": _txt(depth=6, cross_from=0)},
+    "assign_256": {"task": "assign", "embed_dim": 256, "img": _img(256), "txt": _txt(depth=18)},
     "nlvr2_384": {"task": "nlvr2", "img": _img(384), "txt": _txt(depth=18), "classes": 2},
     "ve_384": {"task": "ve", "img": _img(384), "txt": _txt(), "classes": 3},
 }
-_SHARED = {"name", "size", "task", "img", "txt", "alpha", "alpha_steps", "mean", "std", *base.SHARED}
-_CONTRAST = {"embed_dim", "queue", "temperature", "bounds", "hard_negatives"}
+_SHARED = {"name", "size", "task", "img", "txt", "mean", "std", *base.SHARED}
+_TAUGHT = {"alpha", "alpha_steps"}
+_CONTRAST = {*_TAUGHT, "embed_dim", "queue", "temperature", "bounds", "hard_negatives"}
 # Task -> (keys besides the shared ones, of them those that must be there)
 TASKS: dict[str, tuple[set[str], tuple[str, ...]]] = {
     "pretrain": ({*_CONTRAST, "mask_id", "mask_rate"}, ("embed_dim",)),
     "retrieval": (_CONTRAST, ("embed_dim",)),
-    "vqa": ({"dec"}, ("dec",)),
-    "nlvr2": ({"classes"}, ()),
-    "ve": ({"classes"}, ()),
+    "vqa": ({*_TAUGHT, "dec"}, ("dec",)),
+    "assign": ({"embed_dim", "temperature"}, ()),
+    "nlvr2": ({*_TAUGHT, "classes"}, ()),
+    "ve": ({*_TAUGHT, "classes"}, ()),
 }
 
 
 def build(config: Mapping[str, Any]) -> nn.Module:
     """The system of a task from a mapping: the keys of `TASKS` and these:
 
-    task *      "pretrain", "retrieval", "vqa", "nlvr2" or "ve"
+    task *      "pretrain", "retrieval", "vqa", "assign" (before "nlvr2"), "nlvr2" or "ve"
     img *       a ViT; txt *: BERT (systems/base.py); dec * (vqa): BERT with cross_from 0
     embed_dim * width of the shared space; queue: rows of past features, default 65,536
     temperature default 0.07; bounds: default (0.001, 0.5) in pre-training, null in retrieval
     alpha       default 0.4; alpha_steps: steps over which it grows, default 0
     mask_id, mask_rate, hard_negatives, classes, mean, std: see ALBEF and its tasks
 
-    For nlvr2 `txt` counts all layers: those from cross_from on come in pairs, one for each image.
+    For nlvr2 and assign `txt` counts all layers: those from cross_from on come in pairs, one for each image.
 
     Raises:
       UserError: unknown or missing keys and values that do not exist.
@@ -89,6 +93,8 @@ def build(config: Mapping[str, Any]) -> nn.Module:
         txt = base.bert_tower("system albef: txt", config["txt"], **shared)
         return ALBEFClasses(img=img, txt=txt, classes=config.get("classes", 3), **options)
     txt, twin = _twin(config["txt"], shared)
+    if task == "assign":
+        return ALBEFAssign(img=img, txt=txt, twin=twin, **options, **{k: config[k] for k in keys & set(config)})
     return ALBEFClasses(img=img, txt=txt, twin=twin, classes=config.get("classes", 2), **options)
 
 

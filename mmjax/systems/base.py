@@ -57,6 +57,9 @@ BERT, the text towers of "albef" (systems/albef_sizes.py) and "blip" (systems/bl
   init_std     of the layers' weights at the start, default 0.02; for a width D far below 768, about D^-1/2
   dropout, attn_dropout (default 0), scan, remat, attention
 
+name "vit" (mean, std, img: what ALBEF and BLIP take) and "bert": one tower, which others begin with; they do not train:
+  img *, or txt *: BERT; dtype, scan, remat, attention
+
 name "language": llm *, end_ids (default [2]), loss_chunk (default 0; see "llava"), dtype, scan, remat, attention; size:
   one of decoders/llama.SIZES
 

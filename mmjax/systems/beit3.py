@@ -16,23 +16,24 @@ from mmjax.core.sharding import constrain
 from mmjax.core.types import Batch, Term
 from mmjax.decoders.generate import write
 from mmjax.decoders.settings import Settings
-from mmjax.encoders.tokens import UNUSED, ImageTokens, WordTokens
+from mmjax.encoders.tokens import ImageTokens, WordTokens
 from mmjax.fusion.multiway import IMG, TXT, Multiway
 from mmjax.losses import masking, mlm
 from mmjax.losses.classify import cross_entropy, soft_answers
 from mmjax.losses.contrastive import softmax_contrastive
+from mmjax.losses.pixels import masked_pixels, patch_pixels
 from mmjax.nn import masks
 from mmjax.nn.cache import Slots
 from mmjax.nn.classifier import Classifier
 from mmjax.nn.dense import Dense, normal
 from mmjax.nn.norm import LayerNorm, unit
 from mmjax.nn.patch import normalise
-from mmjax.nn.transformer import BlockSpec
-from mmjax.systems import base, stacks, vqkd
+from mmjax.systems import base, vqkd
 
 TASKS = ("mdm", "caption", "retrieval", "vqa", "nlvr2", "classify")
 EPS = 1e-5
 HALF = (0.5, 0.5, 0.5)
+TARGETS = ("codes", "pixels")
 RATES = {"image": 0.4, "text": 0.15, "pair": 0.5, "caption": 0.7}
 
 
@@ -41,7 +42,8 @@ class BEiT3(nn.Module):
 
     Attributes:
       tasks: what the system has heads for: "mdm" (pre-training), "caption", "retrieval", "vqa", "nlvr2", "classify".
-      codes: image codes that masked data modelling predicts; tokenizer: the VQ-KD that gives them, never trained here.
+      target: what masked data modelling predicts of patches: "codes", or "pixels", each patch's normalised (as MAE).
+      codes: image codes; tokenizer: the VQ-KD that gives them, never trained here.
       classes: of VQA or of images.
       mask_id: id of the mask token; rates: share that is masked of images alone and in pairs, texts alone, texts of
         pairs, captions. smoothing: of the labels of captions.
@@ -53,6 +55,7 @@ class BEiT3(nn.Module):
     fusion: Multiway
     tasks: tuple[str, ...]
     mask_id: int
+    target: str = "codes"
     codes: int = 8192
     tokenizer: vqkd.VQKD | None = None
     classes: int = 3129
@@ -72,7 +75,7 @@ class BEiT3(nn.Module):
         if tasks & {"mdm", "caption"}:
             self.words = dense(self.txt.vocab, axis="vocab")
         if "mdm" in tasks:
-            self.patches = dense(self.codes)
+            self.patches = dense(self.codes if self.target == "codes" else 3 * self.img.patch**2)
         if "retrieval" in tasks:
             self.img_proj, self.txt_proj = dense(D, False), dense(D, False)
             self.log_scale = self.param("log_scale", nn.initializers.constant(np.log(1 / 0.07)), (), jnp.float32)
@@ -259,27 +262,39 @@ class BEiT3(nn.Module):
         valid: Any
         image, ids, valid = (batch.get(key) for key in ("image", "ids", "valid"))
         terms: dict[str, Term] = {}
-        codes = None
+        targets = None
         if image is not None:
-            if self.tokenizer is None:
-                raise UserError("masked data modelling of images needs a tokenizer: system.tokenizer, a VQ-KD")
-            codes = jax.lax.stop_gradient(self.tokenizer.codes_of(image))
-            terms["image"] = self.masked_loss(image, codes, masked=self.hide_patches(len(codes)), train=train)["image"]
+            targets, rows = self.targets_of(image), len(image)
+            terms["image"] = self.masked_loss(image, targets, masked=self.hide_patches(rows), train=train)["image"]
         if ids is not None:
             inside = masking.words_inside(jnp.asarray(valid))
             shown, chosen = self.hide(ids, inside, "text", batch.get("begins"))
             terms["text"] = self.masked_loss(ids=ids, valid=valid, shown=shown, chosen=chosen, train=train)["text"]
-            if image is not None and codes is not None:
+            if image is not None and targets is not None:
                 shown, chosen = self.hide(ids, inside, "pair", batch.get("begins"))
-                pair = self.masked_loss(image, codes, ids, valid, masked=self.hide_patches(len(codes)), shown=shown,
-                                        chosen=chosen, train=train)  # fmt: skip
+                masked = self.hide_patches(len(image))
+                pair = self.masked_loss(
+                    image, targets, ids, valid, masked=masked, shown=shown, chosen=chosen, train=train
+                )
                 terms |= {f"pair_{kind}": term for kind, term in pair.items()}
         return terms
+
+    def targets_of(self, image: Array) -> Integer[Array, "B P"] | Float[Array, "B P N"]:
+        """What is predicted of each patch.
+
+        Raises:
+          UserError: codes without a tokenizer.
+        """
+        if self.target == "pixels":
+            return patch_pixels(normalise(image, HALF, HALF), self.img.patch)
+        if self.tokenizer is None:
+            raise UserError("masked data modelling of images needs a tokenizer: system.tokenizer, a VQ-KD")
+        return jax.lax.stop_gradient(self.tokenizer.codes_of(image))
 
     def masked_loss(
         self,
         image: Array | None = None,
-        codes: Integer[Array, "B P"] | None = None,
+        targets: Integer[Array, "B P"] | Float[Array, "B P N"] | None = None,
         ids: Array | None = None,
         valid: Array | None = None,
         *,
@@ -288,18 +303,20 @@ class BEiT3(nn.Module):
         chosen: Bool[Array, "B T"] | None = None,
         train: bool = False,
     ) -> dict[str, Term]:
-        """`image`: cross-entropy of the codes of masked patches; `text`: of the chosen words; of one pass."""
+        """`image`: cross-entropy of the codes of masked patches, or the squared error of their pixels; `text`: of the
+        chosen words; of one pass."""
         states = self.states(image, shown, valid, masked=masked, train=train)
         terms = {}
-        if image is not None and codes is not None and masked is not None:
-            terms["image"] = mlm.masked_lm(self.code_logits(states), codes, masked)
+        if image is not None and targets is not None and masked is not None:
+            loss: Any = mlm.masked_lm if self.target == "codes" else masked_pixels
+            terms["image"] = loss(self.code_logits(states), targets, masked)
         if ids is not None and chosen is not None:
             text = states if image is None else self.behind(states)
             terms["text"] = mlm.masked_lm(self.word_logits(text), jnp.asarray(ids), chosen)
         return terms
 
     def code_logits(self, states: Float[Array, "B S D"]) -> Float[Array, "B P C"]:
-        """Logits of the codes of the patches; float32."""
+        """Logits of the codes of the patches, or their pixels; float32."""
         return self.patches(states[:, 1 : 1 + self.img.patches]).astype(jnp.float32)
 
     def caption_loss(self, image: Array, ids: Array, valid: Array, shown: Array, chosen: Array, *, train: bool) -> Term:
@@ -345,67 +362,10 @@ class BEiT3(nn.Module):
                 self.tokenizer({"image": image})
             if "mdm" in self.tasks:
                 self.code_logits(states[0]), self.word_logits(states[1])
-                if len(self.tasks) == 1 and self.tokenizer is None:  # weights for use, without a way to train
+                if len(self.tasks) == 1 and self.target == "codes" and self.tokenizer is None:  # cannot be trained
                     return {}
         return self.losses(batch, train=train) if self.tasks else {}
 
 
 def _unit(x: Float[Array, "B E"]) -> Float[Array, "B E"]:
     return constrain(unit(x.astype(jnp.float32)), "batch", None)
-
-
-# ---------------------------------------------------------------- stages, sizes
-
-STAGES: dict[str, tuple[str, ...]] = {"pretrain": ("(?!tokenizer/).*",), "finetune": (".*",)}
-"""What trains: everything but the image tokenizer."""
-
-
-def _size(width: int, depth: int, heads: int, **other: Any) -> dict[str, Any]:
-    texts = {"vocab": 64_010, "length": 1022, "mask_id": 64_001}
-    size = {"width": width, "depth": depth, "heads": heads, "img": {"image_size": 224, "patch": 16}, "txt": texts}
-    return {"tasks": ("mdm",), **size, **other}
-
-
-SIZES: dict[str, dict[str, Any]] = {
-    "base": _size(768, 12, 12),
-    "large": _size(1024, 24, 16),
-    "giant": _size(1408, 40, 16, mlp_dim=6144, top=3, shared=True, img={"image_size": 224, "patch": 14}),
-}
-"""Base and large as released, every module of an expert its own; the paper's giant (table 2), with one attention for
-all and an expert for fused sequences in its last three blocks."""
-
-
-def build(config: Mapping[str, Any]) -> BEiT3:
-    """A BEiT-3 from a mapping; its keys are listed in systems/stacks.py.
-
-    Raises:
-      UserError: unknown or missing keys and values that do not exist; the message lists the valid ones.
-    """
-    config, where = stacks.sized("beit3", config, SIZES), "system beit3"
-    options = {"codes", "classes", "rates", "smoothing", "begin_id", "end_ids"}
-    base.check_keys(where, config, {"name", *stacks.STACK, "top", "shared", "norm_final", "tasks", "tokenizer", "img",
-                                    "txt", *options}, required=("width", "depth", "heads", "img", "txt"))  # fmt: skip
-    tasks = config.get("tasks", ())
-    if tasks:
-        stacks.check_tasks(where, tasks, TASKS)
-    img, txt, top, D = config["img"], config["txt"], config.get("top", 0), config["width"]
-    base.check_keys(f"{where}: img", img, ("image_size", "patch"), ("image_size", "patch"))
-    base.check_keys(f"{where}: txt", txt, ("vocab", "length", "mask_id"), ("vocab", "length", "mask_id"))
-    base.check_keys(f"{where}: rates", config.get("rates", {}), RATES)
-    fields, shared = stacks.stack_options(where, config)
-    spec = BlockSpec(**fields, act="gelu", eps=EPS, sub_norm=True, separate=not config.get("shared", False))
-    tokenizer, start = config.get("tokenizer"), normal(config.get("init_std", 0.02))
-    final = config.get("norm_final", not {"vqa", "classify"} & set(tasks))  # whose heads have a norm of their own
-    chosen: dict[str, Any] = {
-        key: tuple(config[key]) if key == "end_ids" else config[key] for key in options if key in config
-    }
-    return BEiT3(
-        img=ImageTokens(img["image_size"], img["patch"], D, unused=UNUSED, maskable=True, init=start, dtype=spec.dtype),
-        txt=WordTokens(txt["vocab"], txt["length"], D, start, spec.dtype),
-        fusion=Multiway(spec, config["depth"] - top, top, norm_final=final, **shared),
-        tasks=tuple(tasks),
-        mask_id=txt["mask_id"],
-        tokenizer=None if tokenizer is None else vqkd.build({"name": "vqkd", **tokenizer}),
-        dtype=spec.dtype,
-        **chosen,
-    )

@@ -54,7 +54,8 @@ class CoCa(nn.Module):
       pad_id: this id counts as padding wherever it stands; ignore_id: this id is never a target. open_clip, 0 and 0: it
         has no other sign of padding, though 0 is the token "!" in its vocabulary.
       begin_id, end_ids: the tokens between which a caption is written.
-      classes: C of a classifier, a pooler with one query and a linear map (§3.3); then its loss is the only one.
+      classes: C of a classifier, a pooler with one query and a linear map (§3.3); then its loss is the only one, but
+        where the batch has a text to write as well, `caption_ids`: its loss, weighted by cap_weight (§4.2: VQA).
         class_of: "text" (what the decoder makes of image and text: VQA, SNLI-VE, NLVR2) or "image" (the encoder's
         tokens). class_loss: "softmax", against `label`, or "sigmoid", against `target`. images: per text, NLVR2 has 2.
       scale_init, scale_max, loss_form, loss_block, mean, std: see CLIP.
@@ -154,14 +155,18 @@ class CoCa(nn.Module):
         if (image.shape[1] if image.ndim == 5 else 1) != self.images:
             raise UserError(f"CoCa: images of shape {list(image.shape)}, but the classifier takes {self.images} a text")
         image = image.reshape(-1, *image.shape[-3:])  # [B * I, Y, X, C]
-        if self.class_of == "image":
-            seen = self.img(normalise(image, self.mean, self.std), train=train)
-            pooled = self.class_pool(seen.tokens, train=train)
-        else:
-            ids, valid = (jnp.repeat(jnp.asarray(batch[key]), self.images, axis=0) for key in ("ids", "valid"))
-            text = self.read(ids, valid, train=train).tokens
-            states = self.dec(text, self.see(image, train=train).tokens, train=train)
-            pooled = self.class_pool(states, valid, train=train)
+        if self.class_of == "text":
+            return self.classify(batch, self.see(image, train=train), train=train)
+        seen = self.img(normalise(image, self.mean, self.std), train=train)
+        return self._class_logits(self.class_pool(seen.tokens, train=train))
+
+    def classify(self, batch: Batch, image: Sight, *, train: bool = False) -> Float[Array, "B C"]:
+        """Logits of the classes of texts, each with the image or images that were seen for it."""
+        ids, valid = (jnp.repeat(jnp.asarray(batch[key]), self.images, axis=0) for key in ("ids", "valid"))
+        states = self.dec(self.read(ids, valid, train=train).tokens, image.tokens, train=train)
+        return self._class_logits(self.class_pool(states, valid, train=train))
+
+    def _class_logits(self, pooled: Float[Array, "N 1 W"]) -> Float[Array, "B C"]:
         return self.class_head(pooled.reshape(-1, self.images * self.pool_width)).astype(jnp.float32)
 
     # ---------------------------------------------------------------- captions, word by word (decoders/generate.py)
@@ -199,11 +204,17 @@ class CoCa(nn.Module):
         The caption's loss is a sum over examples, so it travels with the features where those are cached in chunks.
         """
         image, text = self.see(batch["image"], train=train), self.read(batch["ids"], batch["valid"], train=train)
-        logits = self.dec.logits(self.dec(text.tokens, image.tokens, train=train))
-        ids, told = jnp.asarray(batch["ids"]), jnp.asarray(batch.get("mask_loss", batch["valid"]))
-        nll, words = next_token_sums(logits, ids, told if self.ignore_id is None else told & (ids != self.ignore_id))
+        told = jnp.asarray(batch.get("mask_loss", batch["valid"]))
+        nll, words = self._written(text.tokens, image, jnp.asarray(batch["ids"]), told, train=train)
         pooled = {"img": self._unit(image.pooled, "img_proj"), "txt": self._unit(text.pooled, "txt_proj")}
         return {**pooled, "nll": nll, "words": words}
+
+    def _written(
+        self, text: Array, image: Sight, ids: Array, told: Array, *, train: bool
+    ) -> tuple[Float[Array, "B"], Float[Array, "B"]]:
+        """Of each text the summed loss of the words that are to be written, and their number."""
+        logits = self.dec.logits(self.dec(text, image.tokens, train=train))
+        return next_token_sums(logits, ids, told if self.ignore_id is None else told & (ids != self.ignore_id))
 
     def objective(self, features: Mapping[str, Array]) -> dict[str, Term]:
         """`λ_con L_con + λ_cap L_cap` (§3.2), over the global batch: every other text is a negative of an image."""
@@ -215,15 +226,25 @@ class CoCa(nn.Module):
         }
 
     def losses(self, batch: Batch, *, train: bool) -> dict[str, Term]:
-        """`objective(features(batch))`; of a classifier, its cross-entropy alone."""
+        """`objective(features(batch))`; of a classifier, its cross-entropy, and that of `caption_ids` if there."""
         if not self.classes:
             return self.objective(self.features(batch, train=train))
-        logits, count = self.logits(batch, train=train), jnp.float32(len(batch["image"]))
+        terms: dict[str, Term] = {}
+        if "caption_ids" in batch:
+            if self.class_of == "image" or self.images > 1:
+                raise UserError("CoCa: caption_ids are for a classifier of texts with one image each (VQA)")
+            image = self.see(batch["image"], train=train)
+            ids, valid = jnp.asarray(batch["caption_ids"]), jnp.asarray(batch["caption_valid"])
+            nll, words = self._written(self.read(ids, valid, train=train).tokens, image, ids, valid, train=train)
+            terms["caption"] = Term(nll.sum(), words.sum(), self.cap_weight)
+            logits = self.classify(batch, image, train=train)
+        else:
+            logits = self.logits(batch, train=train)
         if self.class_loss == "softmax":
-            return {
-                "classes": Term(optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).sum(), count)
-            }
-        return {"classes": Term(optax.sigmoid_binary_cross_entropy(logits, batch["target"]).sum(), count)}
+            each = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+        else:
+            each = optax.sigmoid_binary_cross_entropy(logits, batch["target"])
+        return {**terms, "classes": Term(each.sum(), jnp.float32(len(logits)))}
 
     def __call__(self, batch: Batch, *, train: bool = False) -> Any:
         """Touches every parameter, so that `init` makes them all."""

@@ -25,6 +25,7 @@ name "beit3" also:
   top          as above; norm_final: whether a norm ends the stack, default true but for "vqa" and "classify"
   img *        image_size *, patch *
   txt *        vocab *, length *, mask_id *
+  target       what is predicted of masked patches: "codes" (default) or "pixels" (normalised, as MAE)
   codes        image codes that are predicted, default 8192; tokenizer: the mapping of the VQ-KD that gives them
   classes      of VQA or of images, default 3129
   rates        share that is masked: image 0.4, text 0.15, pair 0.5, caption 0.7; smoothing: of captions, default 0.1

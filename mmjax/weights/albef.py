@@ -23,6 +23,10 @@ ACTS = {"gelu": "gelu", "gelu_new": "gelu_tanh", "relu": "relu", "silu": "silu"}
 LAYER = re.compile(r"text_encoder\.(?:bert\.)?encoder\.layer\.(\d+)\.")
 
 
+PAIRS = ("nlvr2", "assign")  # tasks of two images
+UNUSED = dict.fromkeys(("text_proj.weight", "text_proj.bias", "temp"), "text assignment has it and does not use it")
+
+
 def _recognise(published: Published) -> tuple[dict[str, Any], Origin] | None:
     keys = published.tensors.keys()
     if "visual_encoder.cls_token" not in keys or not any(LAYER.match(key) for key in keys):
@@ -42,13 +46,15 @@ def _form(tensors: Tensors, keys: set[str], fusion: int, where: str) -> dict[str
     text = "text_encoder.bert" if any(key.startswith("text_encoder.bert.") for key in keys) else "text_encoder"
     if "text_decoder.bert.embeddings.word_embeddings.weight" in keys:
         task = "vqa"
+    elif "ta_head.weight" in keys:
+        task = "assign"
     elif "cls_head.0.weight" in keys:
         task = "nlvr2" if _twins(tensors, keys, text, fusion, depth) else "ve"
     elif "itm_head.weight" in keys:
         task = "pretrain" if "text_encoder.cls.predictions.bias" in keys else "retrieval"
     else:
         raise UserError(
-            f"{where}: the tensors are of no form of ALBEF that mmjax knows: no itm_head, cls_head, decoder"
+            f"{where}: the tensors are of no form of ALBEF that mmjax knows: no itm_head, cls_head, ta_head, decoder"
         )
     types = f"{text}.embeddings.token_type_embeddings.weight"
     form = {
@@ -142,8 +148,11 @@ def system_from(config: Mapping[str, Any], form: Mapping[str, Any], where: str) 
                 "mlp_dim": int(vit["embed_dim"] * vit["mlp_ratio"]),
             },
             "txt": txt,
-            "alpha": config.get("alpha", 0.4),
         }
+        if form["task"] != "assign":
+            system["alpha"] = config.get("alpha", 0.4)
+        else:
+            system["embed_dim"] = config["embed_dim"]
         if form["task"] in ("pretrain", "retrieval"):
             contrast = {
                 "embed_dim": config["embed_dim"],
@@ -247,6 +256,8 @@ def _table(system: Mapping[str, Any], origin: Origin) -> Table:
         made += [*rows.linear("itm_head", "itm_head"), Row("temp", "tau")]
     if form["queue"]:
         made += _queue(form["queue"], numbered=task == "retrieval")
+    if task == "assign":
+        made += [*rows.linear("vision_proj", "img_proj"), *rows.linear("ta_head", "assign_head")]
     aliases: list[Alias] = []
     buffers: list[Buffer] = []
     for m in ("", "_m") if form["momentum"] else ("",):
@@ -258,9 +269,10 @@ def _table(system: Mapping[str, Any], origin: Origin) -> Table:
             words = f"text_decoder{m}.bert.embeddings"
             aliases += rows.bert_head_aliases(f"text_decoder{m}.cls.predictions", words)
             buffers.append(rows.position_ids(words, system["dec"]["length"]))
-        if task == "nlvr2":
+        if task in PAIRS:
             aliases += _twin_aliases(f"{text}.encoder", form["depth"], txt["cross_from"])
-    return Table(LAYOUT, tuple(made), tuple(buffers), {}, tuple(aliases))
+    unneeded = UNUSED if task == "assign" else {}
+    return Table(LAYOUT, tuple(made), tuple(buffers), {}, tuple(aliases), unneeded)
 
 
 def _text(task: str, m: str) -> str:
@@ -272,7 +284,7 @@ def _copy(system: Mapping[str, Any], m: str, form: Mapping[str, Any]) -> list[Ro
     task, txt, text = form["task"], system["txt"], _text(form["task"], m)
     made = [*rows.timm_vit(f"visual_encoder{m}", "img", system["img"])]
     made += rows.bert_embeddings(f"{text}.embeddings", "txt", bool(form["types"]))
-    if task == "nlvr2":
+    if task in PAIRS:
         made += rows.bert_layers(f"{text}.encoder", "txt", txt["cross_from"], txt["cross_from"])
         made += _twin(f"{text}.encoder", form["depth"], txt["cross_from"])
     else:

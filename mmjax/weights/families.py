@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmjax.core.errors import UserError
-from mmjax.weights import albef, beit3, blip_family, clip_family, coca, language_families, vlmo, vqkd
+from mmjax.weights import albef, beit3, blip_family, clip_family, coca, language_families, towers, vlmo, vqkd
 from mmjax.weights.family import Family, Origin, Published
 from mmjax.weights.layout import Table
 
@@ -18,6 +18,8 @@ FAMILIES: dict[str, Family] = {
     "coca": coca.FAMILY,
     "language": language_families.LANGUAGE,
     "llava": language_families.LLAVA,
+    "vit": towers.VIT,
+    "bert": towers.BERT,
     "clip": clip_family.FAMILY,
 }
 
@@ -53,8 +55,10 @@ def table_of(system: Mapping[str, Any], origin: Origin) -> Table:
 
 def check_layout(system: Mapping[str, Any], layout: str) -> None:
     """Raises UserError if the system has no such layout."""
+    known = ", ".join(family_of(system).layouts)
+    if not known:
+        raise UserError(f"{system['name']!r} is a tower alone, which is read and not written but as mmjax keeps it")
     if layout not in family_of(system).layouts:
-        known = ", ".join(family_of(system).layouts)
         raise UserError(f"unknown layout {layout!r} of {system['name']}; there are {known}")
 
 

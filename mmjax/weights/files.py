@@ -3,10 +3,12 @@
 Nothing is mapped into memory: what a process holds of a checkpoint is the tensor that it is reading.
 """
 
+import contextlib
 import json
 import math
 import pathlib
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import ml_dtypes  # noqa: F401  (gives numpy the name "bfloat16")
@@ -16,7 +18,7 @@ import safetensors.numpy
 
 from mmjax.core.errors import UserError
 from mmjax.core.files import write_text
-from mmjax.weights.pickle_safe import TorchArchive
+from mmjax.weights.pickle_chain import open_torch
 from mmjax.weights.transforms import Shape
 
 WEIGHTS = "model.safetensors"
@@ -29,6 +31,7 @@ OPEN_CLIP_WEIGHTS = (
     "open_clip_pytorch_model.bin",
 )
 PICKLED = (".pt", ".pth", ".bin")
+NPZ, NPY = ".npz", ".npy"
 
 
 @runtime_checkable
@@ -119,6 +122,61 @@ def _header(path: pathlib.Path) -> dict[str, _Place]:
         raise UserError(f"{path} ({size:,} bytes) cannot be read as safetensors: {error}{hint}") from error
 
 
+class NumpyArchive:
+    """The arrays of an `.npz` file, by name; nothing in it is unpickled."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        """Reads names and shapes, not the arrays.
+
+        Raises:
+          UserError: the file is damaged or no `.npz`.
+        """
+        self._path = path
+        with self._damage(), zipfile.ZipFile(path) as archive:
+            entries = [entry for entry in archive.infolist() if entry.filename.endswith(NPY)]
+            self._shapes = {entry.filename.removesuffix(NPY): _npy_shape(archive, entry) for entry in entries}
+        if not self._shapes:
+            raise UserError(f"{path} holds no arrays")
+
+    @contextlib.contextmanager
+    def _damage(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever a damaged archive leads to
+            raise UserError(f"{self._path} cannot be read as an .npz file: {error}") from error
+
+    def keys(self) -> list[str]:
+        """The names, sorted."""
+        return sorted(self._shapes)
+
+    def shape(self, key: str) -> Shape:
+        """The shape of an array, from its header alone."""
+        return self._shapes[key]
+
+    def read(self, key: str) -> np.ndarray:
+        """The array as it is stored.
+
+        Raises:
+          UserError: it is damaged.
+        """
+        with self._damage(), np.load(self._path, allow_pickle=False) as archive:
+            return archive[key]
+
+
+def _npy_shape(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Shape:
+    """Of one array; what it says must fill its entry."""
+    with archive.open(entry) as file:
+        version = np.lib.format.read_magic(file)
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+        if read is None:
+            raise ValueError(f"{entry.filename} has a header of version {version}")
+        shape, _, dtype = read(file)
+        size = math.prod(shape) * dtype.itemsize
+        if dtype.hasobject or entry.file_size - file.tell() != size:
+            raise ValueError(f"{entry.filename} holds {entry.file_size} bytes, its header says {size} of {dtype}")
+        return tuple(shape)
+
+
 class Parts:
     """A checkpoint in several files."""
 
@@ -174,7 +232,7 @@ def find_weights(path: pathlib.Path) -> pathlib.Path:
     for name in (WEIGHTS, INDEX, OPEN_CLIP_WEIGHTS[0], BIN, BIN_INDEX, *OPEN_CLIP_WEIGHTS[1:]):
         if (path / name).is_file():
             return path / name
-    for suffixes in ((".safetensors",), PICKLED):
+    for suffixes in ((".safetensors",), PICKLED, (NPZ,)):
         found = sorted(p for p in path.iterdir() if p.suffix in suffixes and p.is_file())
         found = [p for p in found if p.name != "io.safetensors"]
         if len(found) == 1:
@@ -186,7 +244,7 @@ def find_weights(path: pathlib.Path) -> pathlib.Path:
         raise UserError(f"{path} holds no weights but an interrupted download, {', '.join(partial)}: finish it")
     raise UserError(
         f"{path} holds no weights: looked for {WEIGHTS}, {INDEX}, {BIN_INDEX}, one *.safetensors or one *.pt, *.pth, "
-        "*.bin"
+        "*.bin, *.npz"
     )
 
 
@@ -202,7 +260,9 @@ def open_tensors(path: str | pathlib.Path) -> Tensors:
 
 def _open(path: pathlib.Path) -> Tensors:
     _check_download(path)
-    return TorchArchive(path) if path.suffix in PICKLED else SafeTensors(path)
+    if path.suffix == NPZ:
+        return NumpyArchive(path)
+    return open_torch(path) if path.suffix in PICKLED else SafeTensors(path)
 
 
 def _open_parts(index: pathlib.Path) -> Tensors:

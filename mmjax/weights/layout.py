@@ -119,13 +119,17 @@ def _some(keys: list[str], most: int) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """The layout of one checkpoint: its rows, its buffers, and how far each `{name}` counts."""
+    """The layout of one checkpoint: its rows, its buffers, and how far each `{name}` counts.
+
+    `unneeded`: names of entries that it may hold, of any shape, and that are neither loaded nor written; and why.
+    """
 
     layout: str
     rows: tuple[Row, ...]
     buffers: tuple[Buffer, ...] = ()
     ranges: Mapping[str, int] = dataclasses.field(default_factory=dict)
     aliases: tuple[Alias, ...] = ()
+    unneeded: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def expand(self) -> Iterator[Row]:
         """The rows with every `{name}` counted out."""
@@ -154,7 +158,7 @@ class Table:
         self._check_tree(rows, shapes)
         missing = [key for key in expected if key not in keys]
         besides = {buffer.published for buffer in self.buffers} | {alias.published for alias in self.aliases}
-        unknown = sorted(keys - set(expected) - besides)
+        unknown = sorted(keys - set(expected) - besides - set(self.unneeded))
         misshapen = []
         for key, row in expected.items():
             if key in keys:
@@ -176,10 +180,9 @@ class Table:
             )
             raise UserError(f"{where}: the tensors are not those of the layout {self.layout!r}:{found}")
 
-    def _alias_reasons(self, keys: set[str]) -> dict[str, str]:
-        return {
-            alias.published: f"repeats {alias.of}: {alias.why}" for alias in self.aliases if alias.published in keys
-        }
+    def _reasons(self, keys: set[str]) -> dict[str, str]:
+        repeats = {alias.published: f"repeats {alias.of}: {alias.why}" for alias in self.aliases}
+        return {key: why for key, why in {**repeats, **self.unneeded}.items() if key in keys}
 
     def _check_tree(self, rows: list[Row], shapes: Mapping[str, Shape]) -> None:
         """Our tree and the table must name the same parameters: a difference is a gap in the table."""
@@ -225,7 +228,7 @@ class Table:
         present = [buffer for buffer in self.buffers if buffer.published in keys]
         account = Account(
             loaded={row.published: row.paths for row in rows},
-            ignored={buffer.published: buffer.why for buffer in present} | self._alias_reasons(keys),
+            ignored={buffer.published: buffer.why for buffer in present} | self._reasons(keys),
             stored=stored,
             buffers={buffer.published: _unlike(buffer.value, source.read(buffer.published)) for buffer in present},
         )

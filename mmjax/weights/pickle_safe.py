@@ -30,10 +30,11 @@ _STORAGES = {
 _WRAPPERS = ("state_dict", "model_state_dict", "model")  # where training scripts keep the weights among other things
 _MOST_BYTES = 2**28  # of data.pkl, which holds names and shapes alone
 _CHUNK = 2**20
-_LEGACY = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")  # a pickled number that begins torch's files of before 1.6
+# A pickled number that begins torch's files of before 1.6 (pickle_chain.py).
+LEGACY = bytes.fromhex("80028a0a6cfc9c46f9206aa85019")
 
 
-class _Storage(NamedTuple):
+class Storage(NamedTuple):
     """A storage's file in the archive, its dtype and how many values it must hold (`length`)."""
 
     name: str
@@ -41,10 +42,10 @@ class _Storage(NamedTuple):
     length: int
 
 
-class _Tensor(NamedTuple):
+class Tensor(NamedTuple):
     """A view of a storage."""
 
-    storage: _Storage
+    storage: Storage
     offset: int
     shape: Shape
     strides: tuple[int, ...]
@@ -69,8 +70,8 @@ class _Call:
         raise pickle.UnpicklingError("an attribute for a function")
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
-    if not isinstance(storage, _Storage):
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
+    if not isinstance(storage, Storage):
         raise pickle.UnpicklingError("a tensor without a storage")
     sizes, steps = tuple(map(int, shape)), tuple(map(int, strides))
     last = int(offset) + sum((size - 1) * step for size, step in zip(sizes, steps, strict=True))
@@ -78,7 +79,7 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Te
         raise pickle.UnpicklingError(f"a tensor of shape {sizes} outside of its storage {storage.name}")
     if math.prod(sizes) > storage.length:  # a small file could ask for any amount of memory
         raise pickle.UnpicklingError(f"a tensor of shape {sizes} that repeats its {storage.length} values")
-    return _Tensor(storage, int(offset), sizes, steps)
+    return Tensor(storage, int(offset), sizes, steps)
 
 
 def _shell() -> type:
@@ -93,12 +94,13 @@ def _shell() -> type:
     return Module
 
 
-class _Unpickler(pickle.Unpickler):
+class Unpickler(pickle.Unpickler):
     """Knows tensors, containers and TorchScript's shells, and refuses everything else by its name."""
 
-    def __init__(self, data: bytes) -> None:
-        super().__init__(io.BytesIO(data))
+    def __init__(self, file: io.BufferedIOBase) -> None:
+        super().__init__(file)
         self.shell = _shell()
+        self.storages: dict[str, Storage] = {}  # that it has met, by name
         self._known: dict[str, Any] = {
             "collections.OrderedDict": _Call(collections.OrderedDict),
             "torch._utils._rebuild_tensor_v2": _Call(_tensor),
@@ -121,11 +123,15 @@ class _Unpickler(pickle.Unpickler):
             )
         return self._known[full]
 
-    def persistent_load(self, pid: Any) -> _Storage:
-        """("storage", type, name, device, count) -> where its bytes are."""
-        if not (isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage" and id(pid[1]) in self._dtypes):
+    def persistent_load(self, pid: Any) -> Storage:
+        """("storage", type, name, device, count), before torch 1.6 with a None behind -> where its bytes are."""
+        known = isinstance(pid, tuple) and (len(pid) == 5 or (len(pid) == 6 and pid[5] is None))
+        if not (known and pid[0] == "storage" and id(pid[1]) in self._dtypes):
             raise pickle.UnpicklingError(f"an unknown reference {pid!r:.80}")
-        return _Storage(str(pid[2]), self._dtypes[id(pid[1])], int(pid[4]))
+        storage = Storage(str(pid[2]), self._dtypes[id(pid[1])], int(pid[4]))
+        if self.storages.setdefault(storage.name, storage) != storage:
+            raise pickle.UnpicklingError(f"two different storages of the name {storage.name}")
+        return storage
 
 
 class TorchArchive:
@@ -166,16 +172,12 @@ class TorchArchive:
             raise UserError(f"{path} was written on a big-endian machine, which is not supported")
         if self._archive.getinfo(names[0]).file_size > _MOST_BYTES:
             raise UserError(f"{path}: its data.pkl is larger than {_MOST_BYTES:,} bytes; it should hold no data")
-        unpickler = _Unpickler(self._archive.read(names[0]))
+        unpickler = Unpickler(io.BytesIO(self._archive.read(names[0])))
         try:
             content = unpickler.load()
         except Exception as error:  # whatever a malformed or hostile pickle leads to
             raise UserError(f"{path} is refused: {error}") from error
-        self._tensors = dict(_named(_unwrap(content), "", unpickler.shell))
-        if not self._tensors:
-            raise UserError(f"{path} holds no tensors by name")
-        if all(key.startswith("module.") for key in self._tensors):  # written by a data-parallel wrapper
-            self._tensors = {key.removeprefix("module."): value for key, value in self._tensors.items()}
+        self._tensors = named_tensors(content, unpickler.shell, path)
 
     def keys(self) -> list[str]:
         """The names, sorted."""
@@ -194,15 +196,11 @@ class TorchArchive:
         tensor = self._tensors[key]
         with self._damage():
             values = self._storage(key, tensor.storage)
-        whole = tensor.offset == 0 and tensor.strides == _rows(tensor.shape) and math.prod(tensor.shape) == values.size
-        if whole:
-            return values.reshape(tensor.shape)
-        self._kept = (tensor.storage.name, values)
-        strides = tuple(step * values.itemsize for step in tensor.strides)
-        part = values[tensor.offset :] if math.prod(tensor.shape) else values[:0]
-        return np.lib.stride_tricks.as_strided(part, tensor.shape, strides, writeable=False).copy()
+        if not _is_whole(tensor, values):
+            self._kept = (tensor.storage.name, values)
+        return view(tensor, values)
 
-    def _storage(self, key: str, storage: _Storage) -> np.ndarray:
+    def _storage(self, key: str, storage: Storage) -> np.ndarray:
         """A storage's values, read in pieces into their place; the archive's check sum is compared at the end."""
         if self._kept is not None and self._kept[0] == storage.name:
             return self._kept[1]
@@ -230,6 +228,19 @@ class TorchArchive:
         return values
 
 
+def view(tensor: Tensor, values: np.ndarray) -> np.ndarray:
+    """A tensor of its storage's values: these themselves if it is all of them in order, or a copy."""
+    if _is_whole(tensor, values):
+        return values.reshape(tensor.shape)
+    strides = tuple(step * values.itemsize for step in tensor.strides)
+    part = values[tensor.offset :] if math.prod(tensor.shape) else values[:0]
+    return np.lib.stride_tricks.as_strided(part, tensor.shape, strides, writeable=False).copy()
+
+
+def _is_whole(tensor: Tensor, values: np.ndarray) -> bool:
+    return tensor.offset == 0 and tensor.strides == _rows(tensor.shape) and math.prod(tensor.shape) == values.size
+
+
 def _rows(shape: Shape) -> tuple[int, ...]:
     """The strides of an array without gaps, last axis fastest."""
     return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
@@ -239,8 +250,6 @@ def _what_it_is(path: pathlib.Path) -> str:
     """A file that is no zip archive, in words."""
     with path.open("rb") as file:
         start = file.read(512)
-    if start.startswith(_LEGACY):
-        return "is in the format that torch wrote before 1.6, a chain of pickles"
     if start[257:262] == b"ustar":
         return "is a tar archive, as torch wrote before 0.1.10"
     if start[:2] == b"\x1f\x8b":
@@ -250,18 +259,32 @@ def _what_it_is(path: pathlib.Path) -> str:
     return "is no zip archive, as torch writes since 1.6 (or only the beginning of one)"
 
 
+def named_tensors(content: Any, shell: type, path: pathlib.Path) -> dict[str, Tensor]:
+    """The tensors of an unpickled object tree, by name, without a training script's wrapping.
+
+    Raises:
+      UserError: there are none.
+    """
+    tensors = dict(_named(_unwrap(content), "", shell))
+    if not tensors:
+        raise UserError(f"{path} holds no tensors by name")
+    if all(key.startswith("module.") for key in tensors):  # written by a data-parallel wrapper
+        tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
+    return tensors
+
+
 def _unwrap(content: Any) -> Any:
     """The weights among what else a training script keeps."""
-    if isinstance(content, dict) and not any(isinstance(value, _Tensor) for value in content.values()):
+    if isinstance(content, dict) and not any(isinstance(value, Tensor) for value in content.values()):
         for name in _WRAPPERS:
             if isinstance(content.get(name), dict):
                 return content[name]
     return content
 
 
-def _named(value: Any, name: str, shell: type) -> Iterator[tuple[str, _Tensor]]:
+def _named(value: Any, name: str, shell: type) -> Iterator[tuple[str, Tensor]]:
     """Tensors of a state dict or of a tree of TorchScript modules, as `state_dict` would name them."""
-    if isinstance(value, _Tensor):
+    if isinstance(value, Tensor):
         yield name, value
     members = getattr(value, "attributes", {}) if isinstance(value, shell) else value if isinstance(value, dict) else {}
     for key, member in members.items():

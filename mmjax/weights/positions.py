@@ -15,7 +15,7 @@ RELATIVE = "params/bias/table"  # VLMo's rows of relative positions
 DECODER = "params/decoder/pos"
 IMAGE = (VIT, RESNET, RELATIVE, DECODER)
 TABLES = (*IMAGE, TEXT)
-CUT = ("vlmo", "beit3")  # their tables of text positions are cut, not resized
+CUT = ("vlmo", "beit3", "bert")  # their tables of text positions are cut, not resized
 
 Resize = Callable[[np.ndarray], np.ndarray]
 
@@ -108,7 +108,7 @@ def _image(
 
 def _text(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, Resize, str] | None:
     """open_clip's rule: linear along the whole table, without antialias; no row is kept apart.
-    VLMo and BEiT-3 read the first rows of a longer table.
+    VLMo, BEiT-3 and BERT read the first rows of a longer table.
 
     Source: open_clip `resize_text_pos_embed`.
     """

@@ -75,6 +75,21 @@ def test_closed_answers_get_the_soft_score_of_vqa(words) -> None:
     check_batch(batch)
 
 
+def test_a_question_with_one_of_its_answers_is_written(words) -> None:
+    rows = Rows([{"question": "is it red", "answers": ["yes"] * 3 + ["no"]}] * 4)
+    task = {"kind": "vqa", "classes": ["yes", "no"], "captions": "answer"}
+    pipeline, plain = make(rows, words, task), make(rows, words, {"kind": "vqa", "classes": ["yes", "no"]})
+    check_batch(pipeline[0])
+    said = []
+    for step in range(25):
+        batch = pipeline[step]
+        said += [words.decode(i[v]) for i, v in zip(batch["caption_ids"], batch["caption_valid"], strict=True)]
+        assert all(np.array_equal(batch[key], plain[step][key]) for key in ("image", "ids", "valid", "target"))
+    assert set(said) == {"is it red yes", "is it red no"} and 60 < said.count("is it red yes") < 90
+    with pytest.raises(UserError, match="captions = 'answers'; valid: true, false or 'answer'"):
+        tasks.from_config({**task, "captions": "answers"})
+
+
 def test_questions_are_drawn_from_seed_and_place_alone(words) -> None:
     source = open_source("emoji_scenes:train?parts=image,questions&size=16&length=12")
     pipeline = make(source, words, {"kind": "vqa"})

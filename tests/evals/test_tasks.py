@@ -100,6 +100,21 @@ def test_verdicts_on_one_picture_and_on_two() -> None:
         run({"kind": "verdict"}, PAIRS)
 
 
+def test_a_sentence_is_judged_consistently_if_all_its_examples_are() -> None:
+    """NLVR2's own program on the same verdicts: precision 4/5, consistency 2/3."""
+    rows = [("a", 2, 1), ("b", 2, 1), ("a", 1, 0), ("b", 3, 1), ("c", 5, 0)]
+    examples = [{"image": toy.grey(v), "texts": ["2"], "label": label, "sentence_id": name} for name, v, label in rows]
+    found = run({"kind": "verdict"}, examples)
+    assert found["e/top1"] == pytest.approx(4 / 5) and found["e/consistency"] == pytest.approx(2 / 3)
+    assert found["e/consistency_lo"] <= found["e/consistency"] <= found["e/consistency_hi"]
+    evaluator = build_evaluator("e", {"kind": "verdict", "data": "toy"}, toy.tools(examples))
+    assert evaluator.baselines() == {"chance": {"e/top1": 3 / 5, "e/consistency": 1 / 3}}  # "true" is right for b alone
+    unnamed = [{key: value for key, value in example.items() if key != "sentence_id"} for example in examples]
+    assert "e/consistency" not in run({"kind": "verdict"}, unnamed)
+    with pytest.raises(UserError, match="1 of 2 examples have a 'sentence_id'"):
+        run({"kind": "verdict"}, [examples[0], unnamed[1]])
+
+
 def test_a_system_that_cannot_says_what_it_can() -> None:
     evaluator = build_evaluator("e", {"kind": "caption", "data": "toy"}, toy.tools(PAIRS))
     mute = Predictor(object(), toy.VARIABLES)

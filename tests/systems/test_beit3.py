@@ -14,7 +14,7 @@ from mmjax.core.types import total
 from mmjax.decoders.generate import generate
 from mmjax.decoders.settings import Settings
 from mmjax.systems import build
-from mmjax.systems.beit3 import STAGES
+from mmjax.systems.beit3_sizes import STAGES
 from mmjax.train.optim import make_optimizer
 from mmjax.train.stage import Stage
 from mmjax.train.state import begin
@@ -144,6 +144,19 @@ def test_masked_data_modelling_of_images_texts_and_pairs():
         assert set(losses(system, variables, part)[1]) == names
     with pytest.raises(UserError, match=r"needs a tokenizer: system\.tokenizer"):
         losses(build(TINY), make(build(TINY)), BATCH)
+
+
+def test_pixels_may_be_predicted_instead_of_codes():
+    """Without a tokenizer; a model that sees the right pixels pays nothing for them."""
+    system = build({**TINY, "target": "pixels"})
+    variables = make(system)
+    assert variables["params"]["patches"]["kernel"].shape == (16, 3 * 4 * 4)
+    terms = system.apply(variables, BATCH, train=False, rngs={"dropout": jax.random.key(0)}, method="losses")
+    assert set(terms) == {"image", "text", "pair_image", "pair_text"} and float(terms["image"].count) == B * 6
+    targets = system.apply(variables, BATCH["image"], method="targets_of")
+    assert targets.shape == (B, 16, 48) and np.allclose(targets.std(axis=-1), 1.0, atol=1e-2)
+    with pytest.raises(UserError, match="target"):
+        build({**TINY, "target": "colours"})
 
 
 def test_a_text_may_be_longer_than_the_image():

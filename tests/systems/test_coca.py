@@ -258,6 +258,22 @@ def test_a_classifier_of_soft_targets_and_one_of_images():
     np.testing.assert_array_equal(moved, logits)
 
 
+def test_a_classifier_can_write_besides():
+    """The classes are those of the question alone, the caption's loss that of a CoCa that reads the whole text."""
+    system = build({**TINY, "classes": 3, "cap_weight": 0.5})
+    asked = {**BATCH, "label": jnp.array([0, 2, 1, 1])}
+    batch = {**asked, "caption_ids": BATCH["ids"][::-1, :6], "caption_valid": BATCH["valid"][::-1, :6]}
+    variables, plain = make(system, asked), build(TINY)
+    alone, both = losses(system, variables, asked), losses(system, variables, batch)
+    assert set(alone) == {"classes"} and set(both) == {"classes", "caption"}
+    np.testing.assert_allclose(both["classes"].mean, alone["classes"].mean, rtol=1e-5)
+    written = losses(plain, variables, {**BATCH, "ids": batch["caption_ids"], "valid": batch["caption_valid"]})
+    np.testing.assert_allclose(both["caption"].mean, written["caption"].mean, rtol=1e-5)
+    assert both["caption"].count == batch["caption_valid"][:, 1:].sum() and both["caption"].weight == 0.5
+    with pytest.raises(UserError, match="caption_ids are for a classifier of texts with one image"):
+        build({**TINY, "classes": 3, "class_of": "image"}).apply(variables, batch, train=False, method="losses")
+
+
 def test_mistakes_are_named():
     for change, words in (
         ({"pool": "last"}, "'last' is not one of"),

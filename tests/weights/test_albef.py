@@ -88,3 +88,23 @@ def test_an_unknown_activation_is_named(golden):
     config["bert_config"]["hidden_act"] = "mish"
     with pytest.raises(UserError, match="hidden_act = 'mish'"):
         albef.system_from(config, {"task": "ve", "depth": 4, "types": 2, "queue": 0}, "config.json")
+
+
+def test_text_assignment_there_and_back(tmp_path):
+    """As pretrain_model_nlvr.pth holds it: with a projection and a temperature that are not used."""
+    system = {"name": "albef", "task": "assign", "embed_dim": 6, "img": IMG, "txt": {**TXT, "depth": 5}}
+    rng = np.random.default_rng(0)
+    flat = {path: rng.normal(size=shape).astype(np.float32) for path, shape in models.shapes(system).items()}
+    surgery.export(trees.unflatten(flat), system, "albef", tmp_path)
+    held = files.open_tensors(tmp_path)
+    tensors = {key: held.read(key) for key in held.keys()}  # noqa: SIM118
+    assert {"ta_head.weight", "vision_proj.bias"} <= tensors.keys()
+    for leaf in ("weight", "bias"):  # both layers of a pair hold the keys
+        one, two = (tensors[f"text_encoder.encoder.layer.{i}.crossattention.self.key.{leaf}"] for i in (1, 2))
+        np.testing.assert_array_equal(one, two)
+    unused = {"text_proj.weight": (6, 12), "text_proj.bias": (6,), "temp": ()}
+    files.write_safetensors(tmp_path / files.WEIGHTS, {**tensors, **{k: np.ones(v) for k, v in unused.items()}})
+    loaded = surgery.load(tmp_path, models.shapes)
+    assert loaded.system["task"] == "assign" and set(unused) <= set(loaded.account.ignored)
+    for path, array in trees.flatten(loaded.variables).items():
+        np.testing.assert_array_equal(array, flat[path], err_msg=path)

@@ -46,7 +46,8 @@ class Annotated(FileSource):
 
 
 class Statements:
-    """NLVR2: statements about two pictures; an example has `pictures`, `texts` and `label` (1 = true)."""
+    """NLVR2: statements about two pictures; an example has `pictures`, `texts`, `label` (1 = true), and `sentence_id`
+    where its row has an identifier."""
 
     def __init__(self, name: str, rows: Sequence[Mapping[str, Any]]):
         self.name, self.rows = name, rows
@@ -63,7 +64,8 @@ class Statements:
         """The example at a position, each of its `pictures` NO_PICTURE and not read."""
         row = self.rows[int(index)]
         pictures = [NO_PICTURE] * len(row["paths"])
-        return {"key": row["key"], "pictures": pictures, "texts": captions(row["text"]), "label": row["label"]}
+        named = {"sentence_id": row["sentence_id"]} if "sentence_id" in row else {}
+        return {"key": row["key"], "pictures": pictures, "texts": captions(row["text"]), "label": row["label"], **named}
 
     def class_names(self, lang: str | None = None) -> list[str]:
         """The two verdicts."""
@@ -141,7 +143,8 @@ def open_nlvr2(arg: str | None = None, *, root: str | None = None) -> Statements
     """The source `nlvr2:FILE.json[?root=DIR]`: one object a line, with identifier, sentence and label.
 
     The images of `dev-850-0-1` are `dev-850-0-img0.png` and `…-img1.png`, in ROOT or in ROOT/DIRECTORY where a row has
-    `directory`, as the authors lay them out; rows may also name them, in a list `images`, as ALBEF's files do.
+    `directory`, as the authors lay them out; rows may also name them, in a list `images`, as ALBEF's files do. In an
+    identifier the last number but one counts the pairs of images of a sentence: the rest names the sentence.
 
     Raises:
       UserError: no such file, or not of this form.
@@ -161,7 +164,9 @@ def open_nlvr2(arg: str | None = None, *, root: str | None = None) -> Statements
             files = [f"{stem}-img{side}.png" for side in (0, 1)]
         if len(files) != 2:
             raise UserError(f"nlvr2: {where} has {len(files)} images; valid: two")
-        rows.append({"key": key, "paths": [os.path.join(folder, file) for file in files],
+        parts = str(item.get("identifier", "")).rsplit("-", 2)
+        named = {"sentence_id": f"{parts[0]}-{parts[2]}"} if len(parts) == 3 else {}
+        rows.append({**named, "key": key, "paths": [os.path.join(folder, file) for file in files],
                      "text": _field(kind, item, "sentence", where),
                      "label": TRUTH.index(choose(f"label of {where}", label, TRUTH))})  # fmt: skip
     if not rows:

@@ -50,8 +50,10 @@ def test_nlvr2_in_both_forms(folder: pathlib.Path) -> None:
     example = source[0]
     assert [p[0, 0, 0] for p in example["pictures"]] == [30, 31]
     assert example["label"] == 1 and example["texts"] == ["two dogs"] and source.class_names() == ["false", "true"]
+    assert example["sentence_id"] == "dev-3-1"  # without the number of its pair
     listed = [{"images": ["1.png", "2.png"], "sentence": "s", "label": "False"}]
     other = open_source(f"nlvr2:{write(folder / 'list.json', listed)}")
+    assert "sentence_id" not in other[0]
     assert other[0]["label"] == 0 and [p[0, 0, 0] for p in other[0]["pictures"]] == [10, 20]
     with pytest.raises(UserError, match="label of"):
         open_source(f"nlvr2:{write(folder / 'bad.json', [{**rows[0], 'label': 'maybe'}])}")
