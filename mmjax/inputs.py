@@ -93,9 +93,10 @@ def check_vocabulary(config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
     """Raises UserError if the tokenizer has ids that the system's embedding lacks: they would read other rows."""
     if not _has_texts(config):
         return
-    system: Any = systems.build(config["system"])
     words = "llm" if _has_decoder(config) else "txt"
-    vocab = int(system.llm.vocab) if words == "llm" else int(_system_field(config, "txt", "vocab"))
+    vocab = int(_system_field(config, "txt", "vocab")) if words == "txt" else 0  # it says what sizes there are
+    system: Any = systems.build(config["system"])
+    vocab = vocab or int(system.llm.vocab)
     if tokenizer.vocab_size > vocab:
         raise UserError(f"config.system.{words}.vocab = {vocab}, but the tokenizer has {tokenizer.vocab_size} ids")
     for key, token in {"dec_id": DEC, "enc_id": ENC}.items():
