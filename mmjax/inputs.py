@@ -93,9 +93,10 @@ def check_vocabulary(config: Mapping[str, Any], tokenizer: Tokenizer) -> None:
     """Raises UserError if the tokenizer has ids that the system's embedding lacks: they would read other rows."""
     if not _has_texts(config):
         return
-    system: Any = systems.build(config["system"])
     words = "llm" if _has_decoder(config) else "txt"
-    vocab = int(system.llm.vocab) if words == "llm" else int(_system_field(config, "txt", "vocab"))
+    vocab = int(_system_field(config, "txt", "vocab")) if words == "txt" else 0  # it says what sizes there are
+    system: Any = systems.build(config["system"])
+    vocab = vocab or int(system.llm.vocab)
     if tokenizer.vocab_size > vocab:
         raise UserError(f"config.system.{words}.vocab = {vocab}, but the tokenizer has {tokenizer.vocab_size} ids")
     for key, token in {"dec_id": DEC, "enc_id": ENC}.items():
@@ -285,7 +286,7 @@ def make_tools(config: Mapping[str, Any], tokenizer: Tokenizer) -> Tools:
     length = text_length(config)
     settings = config["data"].get("eval_image") or {}
     check_keys("config.data.eval_image", settings, tuple(f.name for f in dataclasses.fields(Preprocess)))
-    preprocess: Callable = Preprocess(**{**settings, "size": image_size(config)})
+    preprocess: Callable = augment.from_config({**settings, "preset": "eval", "size": image_size(config)})
     ask = None
     if _has_decoder(config):
         given = config["data"].get("task")

@@ -436,7 +436,7 @@ MISTAKES: list[Mistake] = [
     convert("a tokenizer that pads on the left",
             r"tokenizer_config\.json: padding_side = 'left', but CLIP's and SigLIP's text towers .* set it to 'right'",
             write("hf/tokenizer_config.json", '{"padding_side": "left"}')),
-    convert("an unknown model", r"bert", edit("hf/config.json", {"model_type": "bert"})),
+    convert("an unknown model", r"xlnet", edit("hf/config.json", {"model_type": "xlnet"})),
     convert("output that is not empty", r"out is not empty; --force replaces", write("out/a", "")),
     convert("output over the input", r"the output .* is or holds the input", None, "--output={dir}/hf"),
     convert("unknown layout", r"argument --layout: invalid choice: 'hff'", None, "--layout=hff"),

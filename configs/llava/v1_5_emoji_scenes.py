@@ -53,7 +53,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "batch_size": 32,
         "image": {"preset": "none"},
         "text": {},
-        "text_length": 208,
+        "text_length": 192,
         "task": talk,
         "workers": 1,
     })  # fmt: skip
@@ -80,10 +80,10 @@ def _stages(talk: dict) -> ConfigDict:
     scenes = {**captions, "train": f"{SCENES}&parts=image,captions"}
     return ConfigDict({
         "language": {**stage, "steps": 80, "train": ("llm/.*",), "data": texts},
-        "names": {**stage, "steps": 900, "schedule": "constant", "data": easy},
-        "see": {**stage, "steps": 900, "end_lr": 5e-4},
+        "names": {**stage, "steps": 800, "schedule": "constant", "data": easy},
+        "see": {**stage, "steps": 700, "end_lr": 5e-4},
         "align": {**stage, "steps": 50, "train": ("projector/.*",), "lr": 5e-4, "warmup": 10, "data": scenes},
-        "instruct": {**stage, "steps": 700, "train": ("projector/.*", "llm/.*"), "lr": 1e-3},
+        "instruct": {**stage, "steps": 600, "train": ("projector/.*", "llm/.*"), "lr": 1e-3},
     })  # fmt: skip
 
 
