@@ -11,11 +11,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from _arms import cores
+from _arms import cores, machine
 from _summary import half_width, markdown, signed
 
 from mmjax.core import files
 
+COSINE, FUSED = "scenes/cosine/", "scenes/"  # prefixes of the metrics of an evaluator `rerank` called `scenes`
+ORDERS = {COSINE: "cosine", FUSED: "re-ranked"}
+RECALLS = {f"{a}_to_{b}_R@{k}": f"{a} → {b} R@{k}" for a, b in (("text", "image"), ("image", "text")) for k in (1, 5)}
 COLOURS = ("#33658a", "#f6ae2d", "#86bbd8", "#f26419")  # a metric each
 
 
@@ -56,6 +59,20 @@ def rows(results: Sequence[Mapping[str, Any]], questions: Questions, metrics: Se
                     row[name] = {"mean": mean, "half": half_width([v[0] for v in values]), "queries": [low, high]}
                 row |= {"difference": statistics.fmean(differences), "half": half_width(differences)}
                 yield row | {"differences": differences}
+
+
+def summary(
+    args: Any, results: Sequence[Mapping[str, Any]], questions: Questions, metrics: Sequence[str]
+) -> dict[str, Any]:
+    """What every results/NAME.json of a comparison has; `args`: of `_arms.arguments`."""
+    return {
+        "machine": machine("jax"),
+        "seeds": args.seeds,
+        "at_once": args.at_once,
+        "questions": {name: title for name, (title, _) in questions.items()},
+        "rows": list(rows(results, questions, metrics)),
+        "runs": [{key: value for key, value in result.items() if key != "config"} for result in results],
+    }
 
 
 def side(found: Mapping[str, Any]) -> str:

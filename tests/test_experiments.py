@@ -34,6 +34,12 @@ def modules():
     return module("_summary.py"), module("fusion/run.py")
 
 
+@pytest.fixture(scope="module")
+def compare():
+    """How experiments compare their runs."""
+    return module("_compare.py")
+
+
 def test_interval_over_seeds(modules):
     summary, _ = modules
     assert summary.half_width([1.0, 2.0, 3.0]) == pytest.approx(4.302653 / 3**0.5, rel=1e-6)  # t of 2 degrees, s = 1
@@ -53,7 +59,7 @@ def test_results_replace_those_before(modules, tmp_path):
         summary.fill(readme, "third")
 
 
-def test_differences_are_paired_by_seed(modules):
+def test_differences_are_paired_by_seed(modules, compare):
     _, run = modules
     results = []
     for seed in (0, 1):
@@ -62,12 +68,12 @@ def test_differences_are_paired_by_seed(modules):
             metrics = {
                 f"{order}{metric}{end}": value + (0.05 if order == run.FUSED else 0) + more
                 for order in run.ORDERS
-                for metric in run.METRICS
+                for metric in run.RECALLS
                 for end, more in (("", 0.0), ("_lo", -0.02), ("_hi", 0.02))
             }
             results.append({"arm": arm, "seed": seed, "metrics": metrics})
-    rows = list(run.rows(results[::-1], run.QUESTIONS, list(run.METRICS)))
-    assert len(rows) == len(run.METRICS) * (1 + 2 + 6)
+    rows = list(compare.rows(results[::-1], run.QUESTIONS, list(run.RECALLS)))
+    assert len(rows) == len(run.RECALLS) * (1 + 2 + 6)
     reranked = next(row for row in rows if row["question"] == "reranking")
     assert reranked["differences"] == pytest.approx([5.0, 5.0]) and reranked["half"] == pytest.approx(0, abs=1e-9)
     assert reranked["without"]["mean"] == pytest.approx(5.0) and reranked["without"]["queries"] == pytest.approx([3, 7])

@@ -13,8 +13,8 @@ from typing import Any
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))  # what experiments share
 
-from _arms import Arm, arguments, machine, run_arms
-from _compare import Comparison, draw, evaluator_seconds, rows, table, versions
+from _arms import Arm, arguments, run_arms
+from _compare import COSINE, FUSED, ORDERS, RECALLS, Comparison, draw, evaluator_seconds, summary, table, versions
 from _summary import write
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -37,9 +37,6 @@ ARMS: dict[str, tuple[str, ...]] = {
     "noise40": (noise(0.4),),
     "noise40_alone": (noise(0.4), NO_TEACHER),
 }
-COSINE, FUSED = "scenes/cosine/", "scenes/"
-ORDERS = {COSINE: "cosine", FUSED: "re-ranked"}
-METRICS = {f"{a}_to_{b}_R@{k}": f"{a} → {b} R@{k}" for a, b in (("text", "image"), ("image", "text")) for k in (1, 5)}
 
 # Question -> (title, what is compared)
 QUESTIONS: dict[str, tuple[str, list[Comparison]]] = {
@@ -77,7 +74,7 @@ def section(data: Mapping[str, Any]) -> str:
         "step."
     ]
     for question, title in data["questions"].items():
-        parts += [f"### {title}", table(data, question, METRICS)]
+        parts += [f"### {title}", table(data, question, RECALLS)]
         if question == "reranking":
             parts.append(
                 f"The evaluator takes {spent['cosine']:.2f} s by cosine and {spent['re-ranked']:.2f} s with re-ranking "
@@ -99,20 +96,14 @@ def main() -> None:
     ]
     results = run_arms(arms, args.workdir, at_once=args.at_once)
     whole = [result["wall_s"] for result in results if not result["resumed"]]
-    data = {
+    data = summary(args, results, QUESTIONS, list(RECALLS)) | {
         "title": "ALBEF on emoji scenes: re-ranking, hard negatives, momentum distillation",
-        "machine": machine("jax"),
         "config": pathlib.Path(CONFIG).relative_to(HERE.parents[1]).as_posix(),
-        "seeds": args.seeds,
         "steps": {"start": begun[0]["steps"], "arm": results[0]["steps"]},
-        "at_once": args.at_once,
         "start_s": statistics.median(result["wall_s"] for result in begun),
         "run_s": statistics.median(whole or [result["wall_s"] for result in results]),
         "step_s": statistics.median(result["step_s"] for result in results),
         "evaluator_s": evaluator_seconds(arms[0].folder(args.workdir), "scenes"),
-        "questions": {name: title for name, (title, _) in QUESTIONS.items()},
-        "rows": list(rows(results, QUESTIONS, list(METRICS))),
-        "runs": [{key: value for key, value in result.items() if key != "config"} for result in results],
     }
     write(args.out, "fusion", data, section(data))
     draw(args.out, "fusion")

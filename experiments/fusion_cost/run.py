@@ -19,6 +19,7 @@ sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))  # what experi
 
 import plot
 from _arms import Arm, arguments, call, machine, run_arms
+from _compare import RECALLS
 from _summary import half_width, markdown, mean, signed, write
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -28,7 +29,6 @@ SHARES = {"coca": {"names": 0.3, "scenes": 0.7}, "albef": {"names": 0.3, "words"
 # Way of ranking -> (arm, prefix of its metrics)
 WAYS = {"CoCa, cosine": ("coca", "scenes_retrieval/"), "ALBEF, cosine": ("albef", "scenes/cosine/"),
         "ALBEF, re-ranked": ("albef", "scenes/")}  # fmt: skip
-METRICS = {f"{a}_to_{b}_R@{k}": f"{a} → {b} R@{k}" for a, b in (("text", "image"), ("image", "text")) for k in (1, 5)}
 
 
 def config(system: str, smoke: bool) -> str:
@@ -91,7 +91,7 @@ def section(data: Mapping[str, Any]) -> str:
         for name, one in zip(("coca", "albef"), cost["sides"], strict=True)
     ]
     ranked = [
-        {"ranked by": way, **{shown: mean(metrics(data, way, name), 100) for name, shown in METRICS.items()}}
+        {"ranked by": way, **{shown: mean(metrics(data, way, name), 100) for name, shown in RECALLS.items()}}
         for way in WAYS
     ]
     lines = []

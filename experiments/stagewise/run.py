@@ -13,8 +13,8 @@ from typing import Any
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))  # what experiments share
 
-from _arms import Arm, arguments, machine, run_arms
-from _compare import Comparison, draw, evaluator_seconds, rows, table, versions
+from _arms import Arm, arguments, run_arms
+from _compare import COSINE, FUSED, ORDERS, RECALLS, Comparison, draw, evaluator_seconds, summary, table, versions
 from _summary import write
 
 from mmjax.core import config as configs
@@ -22,9 +22,6 @@ from mmjax.core import config as configs
 HERE = pathlib.Path(__file__).resolve().parent
 CONFIG = str(HERE.parents[1] / "configs" / "vlmo" / "emoji_scenes.py")
 PAIRS = {"names": 1_000, "pairs": 3_000}  # pictures whose captions are known to go with them
-COSINE, FUSED = "scenes/cosine/", "scenes/"
-ORDERS = {COSINE: "cosine", FUSED: "re-ranked"}
-METRICS = {f"{a}_to_{b}_R@{k}": f"{a} → {b} R@{k}" for a, b in (("text", "image"), ("image", "text")) for k in (1, 5)}
 # Question -> (title, what is compared)
 QUESTIONS: dict[str, tuple[str, list[Comparison]]] = {
     "stages": (
@@ -64,7 +61,7 @@ def section(data: Mapping[str, Any]) -> str:
         + f" in steps, the mean of the seeds, {data['at_once']} at once."
     ]
     for question, title in data["questions"].items():
-        parts += [f"### {title}", table(data, question, METRICS)]
+        parts += [f"### {title}", table(data, question, RECALLS)]
     parts.append(
         f"The evaluator takes {spent['cosine']:.2f} s with the model as a dual encoder and {spent['re-ranked']:.2f} s "
         f"with re-ranking by the same weights as a fusion encoder (cores: {spent['cores']}, reading included)."
@@ -77,22 +74,16 @@ def main() -> None:
     args = arguments(__doc__, HERE, seeds=3)
     planned = [arm for seed in range(args.seeds) for arm in arms(seed, args.smoke)]
     results = run_arms(planned, args.workdir, at_once=args.at_once)
-    data = {
+    data = summary(args, results, QUESTIONS, list(RECALLS)) | {
         "title": "VLMo on emoji scenes: stages, and one model as dual and as fusion encoder",
-        "machine": machine("jax"),
         "config": pathlib.Path(CONFIG).relative_to(HERE.parents[1]).as_posix(),
         "pairs": PAIRS,
-        "seeds": args.seeds,
         "steps": results[0]["steps"],
-        "at_once": args.at_once,
         "train_s": {
             name: statistics.fmean(one["train_s"] for one in results if one["arm"] == name)
             for name in ("stages", "pairs")
         },
         "evaluator_s": evaluator_seconds(planned[0].folder(args.workdir), "scenes"),
-        "questions": {name: title for name, (title, _) in QUESTIONS.items()},
-        "rows": list(rows(results, QUESTIONS, list(METRICS))),
-        "runs": [{key: value for key, value in result.items() if key != "config"} for result in results],
     }
     write(args.out, "stagewise", data, section(data))
     draw(args.out, "stagewise")
