@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmjax import systems
+from mmjax.core import sharding as shd
 from mmjax.core.errors import UserError
 from mmjax.plan.estimate import estimate
 from mmjax.plan.topology import Topology
@@ -42,7 +43,8 @@ def try_changes(
 
 def changes(config: Mapping[str, Any], stage: str, topology: Topology) -> Iterator[tuple[str, dict]]:
     """What may be tried, each as (words, changed config): options that the system has, and meshes."""
-    mesh, devices = dict(config.get("mesh") or {}), topology.devices
+    devices = topology.devices
+    mesh = dict(zip(shd.MESH_AXES, shd.mesh_sizes(config.get("mesh"), devices), strict=True))  # no axis is "the rest"
     combined, words = copy.deepcopy(dict(config)), []
     if config["system"].get("remat") != "full":
         remat = _with(config, ("system", "remat"), "full")
@@ -56,13 +58,13 @@ def changes(config: Mapping[str, Any], stage: str, topology: Topology) -> Iterat
             yield f"system.loss_form={form}", formed
             combined = _with(combined, ("system", "loss_form"), form)
             words.append(f"loss_form={form}")
-    sizes = [n for n in (2, 4, 8, 64, devices) if n <= devices and devices % n == 0 and n > mesh.get("fsdp", 1)]
+    sizes = [n for n in (2, 4, 8, 64, devices) if n <= devices and devices % n == 0 and n > mesh["fsdp"]]
     for n in sorted(set(sizes)):
-        yield f"mesh.fsdp={n}", _mesh(config, {"data": -1, "fsdp": n, "tensor": mesh.get("tensor", 1)})
+        yield f"mesh.fsdp={n}", _mesh(config, {"data": -1, "fsdp": n, "tensor": mesh["tensor"]})
     for n in (2, 8):
-        if devices % n == 0 and n > mesh.get("tensor", 1):
+        if devices % n == 0 and n > mesh["tensor"]:
             rest = max(devices // n, 1)
-            fsdp = min(mesh.get("fsdp", 1), rest)
+            fsdp = min(mesh["fsdp"], rest)
             yield f"mesh.tensor={n} mesh.fsdp={fsdp}", _mesh(config, {"data": -1, "fsdp": fsdp, "tensor": n})
     for chunks in CHUNKS if caches_features(systems.build(config["system"])) else ():
         said = f"stages.{stage}.chunks={chunks}"

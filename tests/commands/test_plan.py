@@ -3,10 +3,12 @@
 import json
 import pathlib
 
+import numpy as np
 import pytest
 
 from mmjax import cli
 from mmjax.core import config as configs
+from mmjax.core import sharding as shd
 from mmjax.plan import advice, topology
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
@@ -77,6 +79,17 @@ def test_advice_is_what_the_system_has(file, has, lacks):
     words = [words for words, _ in advice.changes(config, stage, topology.parse("v5e:2x2"))]
     assert has <= set(words)
     assert not [word for word in words if any(part in word for part in lacks)]
+
+
+@pytest.mark.parametrize("mesh", [{"data": 1, "fsdp": -1}, {"data": -1}, {"data": -1, "fsdp": 2}])
+def test_meshes_that_are_advised_can_be_made(mesh):
+    config = configs.plain(configs.load(f"{CLIP / 'vit_b32.py'}:smoke", [])) | {"mesh": mesh}
+    found = {words: one["mesh"] for words, one in advice.changes(config, "train", topology.parse("h100:8"))
+             if words.startswith("mesh.")}  # fmt: skip
+    assert "mesh.tensor=2" in {words.split()[0] for words in found}
+    assert all(np.prod(shd.mesh_sizes(one, 8)) == 8 for one in found.values())
+    now = shd.mesh_sizes(mesh, 8)
+    assert all(shd.mesh_sizes(one, 8) != now for one in found.values())
 
 
 def test_what_there_is_no_time_for_is_named():
