@@ -15,6 +15,8 @@ from ml_collections import ConfigDict
 from mmjax.core.errors import UserError
 
 SIZE = 64
+# Other parts of a scene, as its depth, take longer to make than these.
+SCENES = f"emoji_scenes:train?size={SIZE}&parts=image,captions"
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -54,7 +56,7 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     # No mirror images: captions say left and right.
     c.data = ConfigDict({
-        "train": f"emoji_scenes:train?size={SIZE}",
+        "train": SCENES,
         "batch_size": 64,
         "image": {"preset": "none"},
         "text": {"forms": {"text": 1.0}},
@@ -69,7 +71,7 @@ def get_config(variant: str = "") -> ConfigDict:
     # all three losses at once.
     words = {**stage, "schedule": "constant", "tasks": ("mlm",)}
     c.stages = ConfigDict({
-        "names": {**words, "steps": 1500, "data": {"train": f"emoji_scenes:train?size={SIZE}&kinds=1"}},
+        "names": {**words, "steps": 1500, "data": {"train": f"{SCENES}&kinds=1"}},
         "words": {**words, "steps": 1000},
         "scenes": {**stage, "lr": 1e-3, "steps": 900, "lr_scale": (("tau", 0.01),),
                    "teacher": ("(img|txt)/.*", "(img|txt)_proj/.*"), "teacher_decay": 0.98},

@@ -12,6 +12,8 @@ from ml_collections import ConfigDict
 from mmjax.core.errors import UserError
 
 SIZE = 64
+# Other parts of a scene, as its depth, take longer to make than these.
+SCENES = f"emoji_scenes:train?size={SIZE}&parts=image,captions"
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -41,14 +43,14 @@ def get_config(variant: str = "") -> ConfigDict:
     })  # fmt: skip
     c.tokenizer = ConfigDict({"train_on": "emoji_scenes:train?parts=captions&length=2000", "vocab_size": 500,
                               "normalization": "nmt_nfkc_cf"})  # fmt: skip
-    c.data = ConfigDict({"train": f"emoji_scenes:train?size={SIZE}", "batch_size": 64, "text": {}, "workers": 1,
+    c.data = ConfigDict({"train": SCENES, "batch_size": 64, "text": {}, "workers": 1,
                          "image": {"preset": "none"}, "text_length": 24})  # fmt: skip
     c.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
     # What is meant by a name is learned soonest where nothing else could be.
     stage = {"lr": 2e-3, "warmup": 50, "b2": 0.98, "eps": 1e-6, "weight_decay": 0.05, "clip": 1.0}
     c.stages = ConfigDict({
         "names": {**stage, "steps": 700, "schedule": "constant",
-                  "data": {"train": f"emoji_scenes:train?size={SIZE}&kinds=1"}},
+                  "data": {"train": f"{SCENES}&kinds=1"}},
         "scenes": {**stage, "steps": 2000},
     })  # fmt: skip
     c.evals = ConfigDict({

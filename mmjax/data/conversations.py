@@ -100,11 +100,14 @@ def questions_of(example: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
 
 
 def texts_of(example: Mapping[str, Any]) -> list[str]:
-    """All that an example says: its texts, the turns of its conversation, its questions with their answers."""
+    """All that an example says, once: its texts, the turns of its conversation, its questions with their answers."""
+    texts = list(example.get("texts", ()))
     said = [text for turn in example.get("turns", ()) for text in turn]
     said += [text for _, text in example.get("conversation", ())]
-    said += [text for question, answers in questions_of(example) for text in (question, *answers)]
-    return [*example.get("texts", ()), *(text.replace(IMAGE, "") for text in said)]
+    for question, answers in questions_of(example):
+        if not all(f"{question} {answer}" in texts for answer in answers):  # as those of `easy_vqa` are
+            said += [question, *answers]
+    return [*texts, *(text.replace(IMAGE, "") for text in said)]
 
 
 def _named(row: Mapping[str, Any], key: str) -> list[Any]:

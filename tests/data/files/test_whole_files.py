@@ -11,6 +11,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from mmjax.core.errors import UserError
+from mmjax.data.conversations import texts_of
 from mmjax.data.example import BadExample
 from mmjax.data.files import arrayrecord, easy_vqa, parquet
 from mmjax.data.files.base import MAX_BYTES, Record, captions, check_bytes
@@ -146,6 +147,7 @@ def test_easy_vqa_is_the_package():
     assert example["image"].shape == (64, 64, 3) and example["key"] == "0"
     assert example["texts"][0] == "what is the red shape? triangle"
     assert example["questions"][0] == ["what is the red shape?", "triangle"]
+    assert texts_of(example) == example["texts"]  # a tokenizer is trained on every text once
     assert len({source.record(i).key for i in range(1000)}) == 1000
 
 
