@@ -15,7 +15,17 @@ from mmjax.core.errors import UserError
 from mmjax.core.stacking import STACK, unstack_blocks
 from mmjax.data import anyres
 from mmjax.data.choices import choose
-from mmjax.data.tokenizers import ClipBPE, Gemma, SentencePiece, SigLIP, Tokenizer, WordPiece, gemma, load_tokenizer
+from mmjax.data.tokenizers import (
+    ClipBPE,
+    Gemma,
+    SentencePiece,
+    SigLIP,
+    Tokenizer,
+    TokenizerJson,
+    WordPiece,
+    gemma,
+    load_tokenizer,
+)
 from mmjax.data.tokenizers import wordpiece as bert
 from mmjax.data.tokenizers.published import LLAMA_SPIECE, SPIECE, publish
 from mmjax.systems import base, language
@@ -315,11 +325,12 @@ def _metrics(path: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _vocabulary(path: pathlib.Path) -> pathlib.Path | None:
-    """The vocabulary of a published checkpoint: SentencePiece models, a `tokenizer.json` of Gemma's, or BERT's."""
+    """The vocabulary of a published checkpoint: a SentencePiece model, BERT's file, or a `tokenizer.json`."""
     folder = path if path.is_dir() else path.parent
     if named := [folder / name for name in (SPIECE, LLAMA_SPIECE) if (folder / name).is_file()]:
         return named[0]
-    return folder / gemma.FILE if gemma.is_published(folder) else bert.published_file(folder)
+    found = None if gemma.is_published(folder) else bert.published_file(folder)
+    return found or (folder / gemma.FILE if (folder / gemma.FILE).is_file() else None)
 
 
 def _check_padding_side(path: pathlib.Path) -> None:
@@ -335,22 +346,25 @@ def _check_padding_side(path: pathlib.Path) -> None:
 
 def tokenizer_of(model: Model) -> Tokenizer | None:
     """The checkpoint's tokenizer; CLIP's own for a published model of its vocabulary."""
-    if isinstance(model.tokenizer, Tokenizer):
-        return model.tokenizer
-    if model.tokenizer is not None and model.tokenizer.name in (SPIECE, LLAMA_SPIECE):
-        kind = SigLIP if is_siglip(model.system) else SentencePiece
-        return kind(model.tokenizer.read_bytes())
-    if model.tokenizer is not None and model.tokenizer == bert.published_file(model.tokenizer.parent):
-        return WordPiece.read(model.tokenizer, added=(bert.DEC, bert.ENC) if model.system["name"] == "blip" else ())
-    if model.tokenizer is not None and model.tokenizer.name == gemma.FILE:
+    found, system = model.tokenizer, model.system
+    if isinstance(found, Tokenizer):
+        return found
+    if found is not None and found.is_dir():
+        return load_tokenizer(found)
+    if found is not None and found.name in (SPIECE, LLAMA_SPIECE):
+        kind = SigLIP if is_siglip(system) else SentencePiece
+        return kind(found.read_bytes())
+    if found is not None and system["name"] in systems.DECODERS:
+        return TokenizerJson.read(found.parent, end_id=next(iter(system.get("end_ids", ())), None))
+    if found is not None and found == bert.published_file(found.parent):
+        return WordPiece.read(found, added=(bert.DEC, bert.ENC) if system["name"] == "blip" else ())
+    if found is not None and gemma.is_published(found.parent):
         return Gemma.read(
-            model.tokenizer.parent,
-            unsaid="lower" if is_siglip(model.system) else "none",  # SigLIP 2's training
+            found.parent,
+            unsaid="lower" if is_siglip(system) else "none",  # SigLIP 2's training
             asked=_open_clip_clean(model.origin.config) if model.origin and model.layout == "open_clip" else "none",
         )
-    if model.tokenizer is not None:
-        return load_tokenizer(model.tokenizer)
-    if model.layout == "mmjax" or model.system.get("txt", {}).get("vocab") != CLIP_VOCAB:
+    if model.layout == "mmjax" or system.get("txt", {}).get("vocab") != CLIP_VOCAB:
         return None
     return ClipBPE() if model.layout == "open_clip" else ClipBPE(specials=OPENAI_SPECIALS)
 

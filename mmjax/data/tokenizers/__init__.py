@@ -11,6 +11,7 @@ from mmjax.data.tokenizers.clip_bpe import ClipBPE
 from mmjax.data.tokenizers.gemma import Gemma
 from mmjax.data.tokenizers.sentence_piece import SentencePiece
 from mmjax.data.tokenizers.siglip import SigLIP
+from mmjax.data.tokenizers.tokenizer_json import TokenizerJson
 from mmjax.data.tokenizers.wordpiece import WordPiece
 
 __all__ = [
@@ -20,16 +21,18 @@ __all__ = [
     "SentencePiece",
     "SigLIP",
     "Tokenizer",
+    "TokenizerJson",
     "WordPiece",
     "load_tokenizer",
     "open_tokenizer",
 ]
 
-TOKENIZERS: dict[str, type[ClipBPE] | type[Gemma] | type[SentencePiece] | type[WordPiece]] = {
+TOKENIZERS: dict[str, type[ClipBPE | Gemma | SentencePiece | TokenizerJson | WordPiece]] = {
     ClipBPE.kind: ClipBPE,
     SentencePiece.kind: SentencePiece,
     SigLIP.kind: SigLIP,
     Gemma.kind: Gemma,
+    TokenizerJson.kind: TokenizerJson,
     WordPiece.kind: WordPiece,
 }
 TRAINABLE: dict[str, type[SentencePiece] | type[WordPiece]] = {
@@ -41,7 +44,7 @@ TRAINABLE: dict[str, type[SentencePiece] | type[WordPiece]] = {
 
 def open_tokenizer(spec: str, **options: Any) -> Tokenizer:
     """From a config's spec: `clip_bpe[:MERGES]`, `sentencepiece:MODEL`, `siglip:MODEL`, `gemma:FOLDER`,
-    `wordpiece:FOLDER`, or a folder of `save`.
+    `tokenizer_json:FOLDER`, `wordpiece:FOLDER`, or a folder of `save`.
 
     Args:
       spec: see above.

@@ -92,6 +92,34 @@ def pad_rows(
     return ids, valid
 
 
+def checked_ids(ids: Ids, vocab_size: int) -> list[int]:
+    """The ids as integers.
+
+    Raises:
+      UserError: one is outside the vocabulary.
+    """
+    numbers = [int(number) for number in ids]
+    wrong = [number for number in numbers if not 0 <= number < vocab_size]
+    if wrong:
+        raise UserError(f"token id {wrong[0]} is outside the vocabulary of {vocab_size} ids")
+    return numbers
+
+
+def parsed_json(content: bytes, name: str) -> dict[str, Any]:
+    """The object in a JSON file; `name`: the file's, for messages.
+
+    Raises:
+      UserError: it holds something else.
+    """
+    try:
+        whole = json.loads(content)
+    except ValueError as error:
+        raise UserError(f"{name} is not JSON: {error}") from None
+    if not isinstance(whole, dict):
+        raise UserError(f"{name} is not a JSON object")
+    return whole
+
+
 def digest_of(kind: str, options: Mapping[str, Any], content: bytes) -> str:
     """SHA-256 over everything that decides the ids."""
     head = json.dumps([kind, dict(options)], sort_keys=True).encode()

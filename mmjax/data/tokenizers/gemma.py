@@ -56,7 +56,7 @@ class Gemma:
         Raises:
           UserError: it is none, or of another form.
         """
-        whole = _parsed(content)
+        whole = base.parsed_json(content, FILE)
         begin, end = _ends(whole)
         self.clean = _clean_of(whole)
         try:
@@ -104,11 +104,7 @@ class Gemma:
         Raises:
           UserError: an id outside the vocabulary.
         """
-        numbers = [int(number) for number in ids]
-        wrong = [number for number in numbers if not 0 <= number < self.vocab_size]
-        if wrong:
-            raise UserError(f"token id {wrong[0]} is outside the vocabulary of {self.vocab_size} ids")
-        return self._backend.decode(numbers, skip_special_tokens=True)
+        return self._backend.decode(base.checked_ids(ids, self.vocab_size), skip_special_tokens=True)
 
     def batch(self, texts: Sequence[str], length: int = 64) -> tuple[Int32[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:
         """(ids, valid) as in `base.Tokenizer.batch`; SigLIP 2's own length is 64."""
@@ -147,7 +143,7 @@ class Gemma:
           UserError: files of another form, or that contradict each other.
         """
         try:
-            whole, config = _parsed((folder / FILE).read_bytes()), _config(folder)
+            whole, config = base.parsed_json((folder / FILE).read_bytes(), FILE), _config(folder)
             lower = config.get("do_lower_case")
             said = unsaid if lower is None else "lower" if lower else "none"
             clean = max(_clean_of(whole), said, asked, key=list(CLEAN).index)
@@ -172,7 +168,7 @@ def is_published(folder: Path) -> bool:
     named = _config(folder).get("tokenizer_class")
     name = named.removesuffix("Fast") if named else None
     if name in _ANY_CLASS:
-        model = _parsed((folder / FILE).read_bytes()).get("model") or {}
+        model = base.parsed_json((folder / FILE).read_bytes(), FILE).get("model") or {}
         return model.get("type") == "BPE" and bool(model.get("byte_fallback"))
     return name in _CLASSES
 
@@ -185,17 +181,7 @@ def padding_side(config: Mapping[str, Any]) -> str:
 
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / base.CONFIG
-    return _parsed(path.read_bytes(), path.name) if path.is_file() else {}
-
-
-def _parsed(content: bytes, name: str = FILE) -> dict[str, Any]:
-    try:
-        whole = json.loads(content)
-    except ValueError as error:
-        raise UserError(f"{name} is not JSON: {error}") from None
-    if not isinstance(whole, dict):
-        raise UserError(f"{name} is not a JSON object")
-    return whole
+    return base.parsed_json(path.read_bytes(), path.name) if path.is_file() else {}
 
 
 def _clean_of(whole: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from mmjax.data.tokenizers.base import Tokenizer
 from mmjax.data.tokenizers.clip_bpe import END_OF_WORD, ClipBPE
 from mmjax.data.tokenizers.sentence_piece import SentencePiece
 from mmjax.data.tokenizers.siglip import SigLIP
+from mmjax.data.tokenizers.tokenizer_json import TokenizerJson
 from mmjax.data.tokenizers.wordpiece import WordPiece
 
 SPIECE = "spiece.model"
@@ -55,6 +56,11 @@ def publish(
                 f"transformers reads the end token {tokenizer.eos_id} as another id: gemma's has to be another"
             )
         return _gemma(tokenizer, directory, length)
+    if isinstance(tokenizer, TokenizerJson):
+        (directory / gemma.FILE).write_bytes(tokenizer.content)
+        tokens = {f"{name}_token": token for name, token in tokenizer.names.items() if token is not None}
+        _describe(directory, "PreTrainedTokenizerFast", length, tokens)
+        return "transformers' AutoTokenizer gives the same ids, but for texts that spell a special token"
     if isinstance(tokenizer, WordPiece):
         return _word_piece(tokenizer, directory, length)
     assert isinstance(tokenizer, SentencePiece)

@@ -166,11 +166,7 @@ class SentencePiece:
         Raises:
           UserError: an id outside the vocabulary.
         """
-        numbers = [int(number) for number in ids]
-        wrong = [number for number in numbers if not 0 <= number < self.vocab_size]
-        if wrong:
-            raise UserError(f"token id {wrong[0]} is outside the vocabulary of {self.vocab_size} ids")
-        return self._processor.decode(numbers)
+        return self._processor.decode(base.checked_ids(ids, self.vocab_size))
 
     def batch(self, texts: Sequence[str], length: int) -> tuple[Int32[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:
         """(ids, valid) as in `base.Tokenizer.batch`."""

@@ -1,9 +1,8 @@
 """BERT's tokenizer, WordPiece on uncased texts (Devlin et al. 2019), with the begin tokens that BLIP adds to it."""
 
-import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -162,12 +161,8 @@ class WordPiece:
         Raises:
           UserError: an id outside the vocabulary.
         """
-        numbers = [int(number) for number in ids]
-        wrong = [number for number in numbers if not 0 <= number < self.vocab_size]
-        if wrong:
-            raise UserError(f"token id {wrong[0]} is outside the vocabulary of {self.vocab_size} ids")
         hidden = {self._ids[token] for token in (*SPECIALS, *self._added) if token != UNK}
-        kept = [self._vocab[n] for n in numbers if n not in hidden]
+        kept = [self._vocab[n] for n in base.checked_ids(ids, self.vocab_size) if n not in hidden]
         return self._decoder.decode(kept)
 
     def batch(self, texts: Sequence[str], length: int) -> tuple[Int32[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]:
@@ -232,11 +227,11 @@ class WordPiece:
           UserError: a file of another form.
         """
         config = path.parent / base.CONFIG
-        said = _parsed(config).get("do_lower_case") if config.is_file() else None
+        said = base.parsed_json(config.read_bytes(), str(config)).get("do_lower_case") if config.is_file() else None
         options = {**({} if said is None else {"lower": bool(said)}), **options}
         if path.suffix != ".json":
             return cls(_lines(path), **options)
-        whole = _parsed(path)
+        whole = base.parsed_json(path.read_bytes(), str(path))
         model, normalizer = whole.get("model") or {}, whole.get("normalizer") or {}
         wanted = {"continuing_subword_prefix": MARK, "unk_token": UNK, "max_input_chars_per_word": _LONGEST_WORD}
         given = {key: model.get(key, value) for key, value in wanted.items()}
@@ -261,7 +256,10 @@ def published_file(folder: Path) -> Path | None:
     if (folder / VOCAB).is_file():
         return folder / VOCAB
     path = folder / FILE
-    return path if path.is_file() and (_parsed(path).get("model") or {}).get("type") == "WordPiece" else None
+    if not path.is_file():
+        return None
+    model = base.parsed_json(path.read_bytes(), str(path)).get("model") or {}
+    return path if model.get("type") == "WordPiece" else None
 
 
 def _again(vocab: tuple[str, ...], options: dict[str, Any]) -> WordPiece:
@@ -273,13 +271,3 @@ def _lines(path: Path) -> list[str]:
         return path.read_text(encoding="utf-8").rstrip("\n").split("\n")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not a vocabulary: {error}") from None
-
-
-def _parsed(path: Path) -> Mapping[str, Any]:
-    try:
-        whole = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}") from None
-    if not isinstance(whole, dict):
-        raise UserError(f"{path} is not a JSON object")
-    return whole
