@@ -173,13 +173,17 @@ def load(
 
 
 def eval_image(model: Model) -> dict[str, Any]:
-    """How a published model's pictures are prepared, for `data.eval_image`: squeezed to a square; CLIP's are cut; those
-    of LLaVA-1.5, in its authors' layout, are filled up to a square."""
+    """How a published model's pictures are prepared, for `data.eval_image`: squeezed to a square, or cut as CLIP's, or
+    filled up as LLaVA-1.5's, as its files say or its system does."""
     squeezed = is_siglip(model.system) or model.system["name"] in ("albef", "blip")
     mode: dict[str, Any] = {"mode": "square"} if squeezed else {}
-    if model.origin is not None and model.origin.config.get("image_aspect_ratio") == "pad":
-        mode = {"mode": "pad", "background": tuple(int(255 * value) for value in MEAN)}
-    return mode if model.origin is None else {**mode, "resample": model.origin.resample}
+    if model.origin is None:
+        return mode
+    if model.origin.fit:
+        mode = {"mode": model.origin.fit}
+    if model.origin.fit == "pad":
+        mode["background"] = tuple(int(255 * value) for value in model.system.get("mean", MEAN))
+    return {**mode, "resample": model.origin.resample}
 
 
 def chat_task(model: Model, template: str) -> dict[str, Any]:
@@ -270,7 +274,12 @@ def save(model: Model, layout: str, directory: pathlib.Path) -> None:
     eos_id = None if tokenizer is None else tokenizer.eos_id if end is None else end[1]
     surgery.export(model.variables, model.system, layout, directory, origin=model.origin, eos_id=eos_id)
     length = language.LENGTH if decoder else system["txt"]["length"]
-    words = None if tokenizer is None else publish(tokenizer, directory, length, end=end, decoder=decoder)
+    image_id = files.read_json(directory / surgery.CONFIG).get("image_token_index") if layout == "hf" else None
+    if image_id is not None and tokenizer is not None and image_id < tokenizer.vocab_size:
+        image_id = None  # the vocabulary has it
+    words = None
+    if tokenizer is not None:
+        words = publish(tokenizer, directory, length, end=end, decoder=decoder, image_id=image_id)
     if layout == "open_clip":
         _name_tokenizer(directory, tokenizer)
     card.write(directory, model, layout, words)

@@ -9,6 +9,7 @@ from mmjax.core.errors import UserError
 
 Color = tuple[int, int, int]
 MODES = ("crop", "square", "pad")
+_LONGEST = 8192  # pixels of a side before "pad" makes it a square
 RESAMPLES = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 WHITE: Color = (255, 255, 255)
@@ -70,7 +71,7 @@ def preprocess(
     * "crop": the shorter side becomes `size`, then the centre square: byte for byte OpenAI CLIP's
       `Resize(size, BICUBIC)` and `CenterCrop(size)`.
     * "square": both sides become `size`; the aspect ratio is lost, nothing is cut.
-    * "pad": the longer side becomes `size`; the rest is `background`, the image in the centre.
+    * "pad": laid on the centre of a square of `background`, whose side becomes `size`, as LLaVA-1.5's code does.
 
     Args:
       image: uint8[Y, X, C], C = 1, 3 or 4; an alpha channel is laid on `background` first.
@@ -97,12 +98,12 @@ def preprocess(
         left, top = round((shape[0] - size) / 2), round((shape[1] - size) / 2)
         return np.array(rgb.crop((left, top, left + size, top + size)))
     if mode == "pad":
-        long = max(width, height)
-        shape = (max(1, round(width * size / long)), max(1, round(height * size / long)))
-        canvas = Image.new("RGB", (size, size), background)
-        small = rgb.resize(shape, how)
-        canvas.paste(small, ((size - shape[0]) // 2, (size - shape[1]) // 2))
-        return np.array(canvas)
+        if max(width, height) > _LONGEST:  # the square of a long strip would take gigabytes
+            rgb.thumbnail((_LONGEST, _LONGEST), how)
+        long = max(rgb.size)
+        canvas = Image.new("RGB", (long, long), background)
+        canvas.paste(rgb, ((long - rgb.width) // 2, (long - rgb.height) // 2))
+        return np.array(canvas.resize((size, size), how))
     raise UserError(f"preprocess mode {mode!r}; valid: {', '.join(MODES)}")
 
 

@@ -5,21 +5,20 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from mmjax.core.errors import UserError
-from mmjax.weights import blip_config, files
+from mmjax.weights import blip_config, preprocessors
 from mmjax.weights.blip import TEACHER, blip_table
 from mmjax.weights.family import Family, Origin, Published
 from mmjax.weights.layout import Table
 
 LAYOUTS = ("hf", "blip")
-PREPROCESSOR = "preprocessor_config.json"
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 def _recognise(published: Published) -> tuple[dict[str, Any], Origin] | None:
     """Hugging Face's by the configuration, the original's by the tensors: its files come without one."""
     config, keys = published.config, set(published.tensors.keys())
     if config is not None and blip_config.is_hf(config):
-        return blip_config.from_hf(config, published.where), Origin("hf", config)
+        system = blip_config.from_hf(config, published.where)
+        return system | preprocessors.pixels(published.folder, system), Origin("hf", config)
     if config is not None and "med_config" not in config:
         return None
     if config is None and not any(".crossattention." in key for key in keys):
@@ -51,12 +50,7 @@ def _target(
 
 def _write(directory: pathlib.Path, system: Mapping[str, Any], origin: Origin) -> None:
     if origin.layout == "hf":
-        size = system["img"]["image_size"]
-        files.write_json(directory / PREPROCESSOR, {
-            "image_processor_type": "BlipImageProcessor", "do_resize": True, "size": {"height": size, "width": size},
-            "resample": 3, "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "do_convert_rgb": True,
-            "image_mean": list(system.get("mean", MEAN)), "image_std": list(system.get("std", STD)),
-        })  # fmt: skip
+        preprocessors.write(directory, preprocessors.settings_of("BlipImageProcessor", system))
 
 
-FAMILY = Family(LAYOUTS, _recognise, _table, _target, _write)
+FAMILY = Family(LAYOUTS, _recognise, _table, _target, write=_write)

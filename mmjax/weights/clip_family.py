@@ -5,15 +5,13 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from mmjax.core.errors import UserError
-from mmjax.weights import clip_config, files
+from mmjax.weights import clip_config, files, preprocessors
 from mmjax.weights.clip import LAYOUTS, clip_table
 from mmjax.weights.family import Family, Origin, Published
 from mmjax.weights.layout import Table
 from mmjax.weights.siglip import is_siglip
 
-OPEN_CLIP_CONFIG, PREPROCESSOR = "open_clip_config.json", "preprocessor_config.json"
-PIL_RESAMPLE = {"bicubic": 3, "bilinear": 2}  # Pillow's numbers
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+OPEN_CLIP_CONFIG = "open_clip_config.json"
 
 
 def _recognise(published: Published) -> tuple[dict[str, Any], Origin]:
@@ -33,27 +31,14 @@ def _recognise(published: Published) -> tuple[dict[str, Any], Origin]:
     if layout == "open_clip":
         one_value = "logit_scale" in keys and tensors.shape("logit_scale") == (1,)
         origin = origin._replace(custom_text=any(key.startswith("text.") for key in keys), one_value=one_value)
-    return system | _pixels(published, system), origin
-
-
-def _pixels(published: Published, system: Mapping[str, Any]) -> dict[str, list[float]]:
-    """mean and std of a Hugging Face preprocessor, where they are not the system's."""
-    path = published.folder / PREPROCESSOR
-    settings = files.read_json(path) if path.is_file() else {}
-    stored = {"mean": settings.get("image_mean"), "std": settings.get("image_std")}
-    usual = {"mean": list(system.get("mean", CLIP_MEAN)), "std": list(system.get("std", CLIP_STD))}
-    return {key: value for key, value in stored.items() if value is not None and value != usual[key]}
+    return system | preprocessors.pixels(published.folder, system), origin
 
 
 def resample(published: Published, layout: str, config: Mapping[str, Any]) -> str:
     """How pictures are resized: as the preprocessor or `preprocess_cfg` says; bicubic where nothing does."""
     if layout == "open_clip":  # which takes everything but this one as bicubic
         return "bilinear" if (config.get("preprocess_cfg") or {}).get("interpolation") == "bilinear" else "bicubic"
-    path = published.folder / PREPROCESSOR
-    number = files.read_json(path).get("resample") if path.is_file() else None
-    if number not in (None, *PIL_RESAMPLE.values()):
-        raise UserError(f"{path}: resample = {number!r} is not supported; supported: 2 (bilinear), 3 (bicubic)")
-    return next((name for name, value in PIL_RESAMPLE.items() if value == number), "bicubic")
+    return preprocessors.resample(published.folder)
 
 
 def _table(system: Mapping[str, Any], origin: Origin) -> Table:
@@ -96,35 +81,22 @@ def _same_model(one: Mapping[str, Any], other: Mapping[str, Any], layout: str) -
 
 def _write(directory: pathlib.Path, system: Mapping[str, Any], origin: Origin) -> None:
     if origin.layout == "hf":
-        files.write_json(directory / PREPROCESSOR, _preprocessor(system, origin.resample))
+        kind, fit = ("SiglipImageProcessor", "square") if is_siglip(system) else ("CLIPImageProcessor", "crop")
+        preprocessors.write(directory, preprocessors.settings_of(kind, system, origin.resample, fit))
     if origin.layout == "open_clip":  # the name and form that its `local-dir:` reads
-        pixels: dict[str, Any] = {"mean": list(system.get("mean", CLIP_MEAN)), "std": list(system.get("std", CLIP_STD))}
+        mean, std = system.get("mean", preprocessors.MEAN), system.get("std", preprocessors.STD)
+        pixels: dict[str, Any] = {"mean": list(mean), "std": list(std)}
         pixels |= {"interpolation": origin.resample, "resize_mode": "squash" if is_siglip(system) else "shortest"}
         model = {**origin.config.get("model_cfg", origin.config)}
         preprocess = {**pixels, **(origin.config.get("preprocess_cfg") or {})}
         files.write_json(directory / OPEN_CLIP_CONFIG, {"model_cfg": model, "preprocess_cfg": preprocess})
 
 
-def _preprocessor(system: Mapping[str, Any], resample: str) -> dict[str, Any]:
-    size = system["img"]["image_size"]
-    square = {"height": size, "width": size}
-    if is_siglip(system):  # squeezed to a square, nothing cut
-        kind: dict[str, Any] = {"image_processor_type": "SiglipImageProcessor", "do_resize": True, "size": square}
-    else:
-        kind = {"image_processor_type": "CLIPImageProcessor", "do_resize": True, "size": {"shortest_edge": size}}
-        kind |= {"do_center_crop": True, "crop_size": square}
-    return {
-        **kind,
-        "resample": PIL_RESAMPLE[resample],
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "do_convert_rgb": True,
-        "image_mean": list(system.get("mean", CLIP_MEAN)),
-        "image_std": list(system.get("std", CLIP_STD)),
-    }
-
-
 FAMILY = Family(
-    LAYOUTS, _recognise, _table, _target, _write, lambda origin: clip_config.unused(origin.config, origin.layout)
+    LAYOUTS,
+    _recognise,
+    _table,
+    _target,
+    write=_write,
+    notes=lambda origin: clip_config.unused(origin.config, origin.layout),
 )

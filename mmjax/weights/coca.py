@@ -99,4 +99,4 @@ def _target(
     return Origin(layout, config, custom_text=True, one_value=one_value, resample=resample)
 
 
-FAMILY = Family(("open_clip",), _recognise, _table, _target, clip_family.FAMILY.write)
+FAMILY = Family(("open_clip",), _recognise, _table, _target, write=clip_family.FAMILY.write)

@@ -20,6 +20,7 @@ class Origin(NamedTuple):
       buffers: see `layout.Account`.
       dtypes: our path -> dtype in which it was stored, where that is not float32.
       resample: how pictures are resized, "bicubic" or "bilinear".
+      fit: how pictures become a square, "square", "crop" or "pad", where a folder of its kind may say it.
       form: what else only its tensors tell, by the family's own names, such as {"momentum": True}.
     """
 
@@ -30,6 +31,7 @@ class Origin(NamedTuple):
     buffers: Mapping[str, Any] = {}
     dtypes: Mapping[str, str] = {}
     resample: str = "bicubic"
+    fit: str = ""
     form: Mapping[str, Any] = {}
 
 
@@ -55,8 +57,17 @@ class Published:
         return self.source if self.source.is_dir() else self.source.parent
 
 
+Flat = Mapping[str, Any]
+
+
 def _nothing(*_: Any) -> None:
     return None
+
+
+def _as_they_are(
+    flat: Flat, system: Mapping[str, Any], _layout: str, _origin: Origin | None
+) -> tuple[Flat, Mapping[str, Any]]:
+    return flat, system
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +82,8 @@ class Family:
         copies of the parameters under the same paths.
       target: (system, layout, origin or None, id that ends a text or None, paths of the variables) -> the origin to
         write. Raises UserError if the layout cannot hold the system.
+      prepare: (flat variables, system, layout, origin or None) -> (flat variables, system) with what the layout needs
+        and the system lacks.
       write: (folder, system, origin) -> None: writes what stands beside weights and config.json.
       notes: (origin) -> lines for the account.
     """
@@ -79,5 +92,6 @@ class Family:
     recognise: Callable[[Published], tuple[dict[str, Any], Origin] | None]
     table: Callable[[Mapping[str, Any], Origin], Table]
     target: Callable[[Mapping[str, Any], str, Origin | None, int | None, Collection[str]], Origin]
+    prepare: Callable[[Flat, Mapping[str, Any], str, Origin | None], tuple[Flat, Mapping[str, Any]]] = _as_they_are
     write: Callable[[pathlib.Path, Mapping[str, Any], Origin], None] = _nothing
     notes: Callable[[Origin], tuple[str, ...]] = lambda origin: ()

@@ -137,6 +137,7 @@ def config_from(system: Mapping[str, Any], layout: str) -> dict[str, Any]:
             "model_type": "llava_next" if newline else "llava",
             "text_config": {key: value for key, value in llm.items() if key != "architectures"},
             "vision_config": vision,
+            "image_seq_length": (img["image_size"] // img["patch"]) ** 2 + int(bool(system.get("keep_cls"))),
             "vision_feature_layer": taps[0] if len(taps) == 1 else list(taps),
             "vision_feature_select_strategy": "full" if system.get("keep_cls") else "default",
             "projector_hidden_act": acts[act],

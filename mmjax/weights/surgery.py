@@ -147,7 +147,8 @@ def export(
       UserError: the layout cannot hold this system; the message says why.
     """
     families.check_layout(system, layout)
-    family, flat = families.family_of(system), flat_variables(variables)
+    family = families.family_of(system)
+    flat, system = family.prepare(flat_variables(variables), system, layout, origin)
     target = family.target(system, layout, origin, eos_id, flat.keys())
     table = family.table(system, target)
     tensors = table.published(flat, origin.dtypes if origin else None)

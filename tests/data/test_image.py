@@ -56,8 +56,13 @@ def test_square_and_pad():
     assert image.preprocess(picture, 16, mode="square").shape == (16, 16, 3)
     padded = image.preprocess(picture, 16, mode="pad", background=(1, 2, 3))
     assert padded.shape == (16, 16, 3)
-    assert (padded[:, :4] == [1, 2, 3]).all() and (padded[:, 12:] == [1, 2, 3]).all()
-    np.testing.assert_array_equal(padded[:, 4:12], Image.fromarray(picture).resize((8, 16), Image.Resampling.BICUBIC))
+    tall, wide = picture.shape[:2]
+    around = np.full((tall, tall, 3), (1, 2, 3), np.uint8)
+    around[:, (tall - wide) // 2 : (tall - wide) // 2 + wide] = picture
+    np.testing.assert_array_equal(padded, Image.fromarray(around).resize((16, 16), Image.Resampling.BICUBIC))
+    assert (padded[:, :2] == [1, 2, 3]).all() and (padded[:, 14:] == [1, 2, 3]).all()
+    strip = image.preprocess(np.zeros((2, 40_000, 3), np.uint8), 16, mode="pad", background=(1, 2, 3))
+    assert (strip[0] == [1, 2, 3]).all()
 
 
 @pytest.mark.parametrize("mode", ["square", "pad", "crop"])

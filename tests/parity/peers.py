@@ -3,12 +3,15 @@
 import json
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
 import safetensors.numpy
 
 from mmjax import systems
+from mmjax.commands import golden, models
+from mmjax.core import trees
 
 VOCAB, LENGTH, SIZE, PATCH, EMBED = 99, 12, 24, 6, 20
 
@@ -49,6 +52,38 @@ def write_fixture(folder: pathlib.Path, given: Mapping, made: Mapping, system: s
     io = {f"live/in/{key}": np.array(value, order="C") for key, value in given.items()}
     io |= {f"live/out/{key}": np.array(value, order="C") for key, value in made.items()}
     safetensors.numpy.save_file(io, folder / "io.safetensors")
+
+
+def tensors(given: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The reference's inputs."""
+    import torch
+
+    return {key: torch.from_numpy(np.array(value)) for key, value in given.items()}
+
+
+def arrays(**outputs: Any) -> dict[str, np.ndarray]:
+    """The reference's outputs."""
+    return {key: value.detach().numpy() for key, value in outputs.items()}
+
+
+def verify(folder: pathlib.Path, system: str, tasks: Mapping[str, tuple[Mapping, Mapping, Mapping[str, Any]]]) -> None:
+    """Writes inputs and outputs beside a checkpoint and verifies them; a task: (inputs, outputs, more of meta.json)."""
+    io, about = {}, {}
+    for name, (given, made, more) in tasks.items():
+        io |= {f"{name}/in/{key}": np.array(value, order="C") for key, value in given.items()}
+        io |= {f"{name}/out/{key}": np.array(value, order="C") for key, value in made.items()}
+        about[name] = {"description": "", "inputs": {}, "outputs": dict.fromkeys(made, ""), "tolerance": 1e-4, **more}
+    safetensors.numpy.save_file(io, folder / "io.safetensors")
+    (folder / "meta.json").write_text(json.dumps({"system": system, "layout": "hf", "tasks": about}))
+    results = golden.run_fixture(folder)
+    assert results and all(result.passed for result in results), [result.line() for result in results]
+
+
+def numbers(system: dict[str, Any], seed: int = 1) -> dict[str, Any]:
+    """Random variables of a system."""
+    rng = np.random.default_rng(seed)
+    flat = {path: 0.2 * rng.normal(size=shape).astype(np.float32) for path, shape in models.shapes(system).items()}
+    return trees.unflatten({k: np.abs(v) + 0.5 if k.endswith("/var") else v for k, v in flat.items()})
 
 
 def our_logits(system: Mapping, variables: Mapping, pixels: np.ndarray, ids: np.ndarray, end: np.ndarray | None = None):

@@ -1,15 +1,12 @@
 """BLIP against transformers' three classes, at sizes that no fixture has: logits, losses, generated ids."""
 
-import json
 import pathlib
 from typing import Any
 
 import numpy as np
 import pytest
-import safetensors.numpy
 
-from mmjax.commands import golden
-from tests.parity.peers import randomise
+from tests.parity.peers import arrays, randomise, tensors, verify
 
 SIZES: list[dict[str, Any]] = [
     {"vision": {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 2,
@@ -47,29 +44,6 @@ def live(kind: str, size: dict[str, Any], folder: pathlib.Path):
     return model, {"pixel_values": pixels, "input_ids": ids, "attention_mask": mask}
 
 
-def check(folder: pathlib.Path, tasks: dict[str, tuple[dict, dict, str]]) -> None:
-    """Writes inputs and outputs beside the checkpoint and verifies them; a task: (inputs, outputs, description)."""
-    io, about = {}, {}
-    for name, (given, made, words) in tasks.items():
-        io |= {f"{name}/in/{key}": np.array(value, order="C") for key, value in given.items()}
-        io |= {f"{name}/out/{key}": np.array(value, order="C") for key, value in made.items()}
-        about[name] = {"description": words, "inputs": {}, "outputs": dict.fromkeys(made, ""), "tolerance": 1e-4}
-    safetensors.numpy.save_file(io, folder / "io.safetensors")
-    (folder / "meta.json").write_text(json.dumps({"system": "blip", "layout": "hf", "tasks": about}))
-    results = golden.run_fixture(folder)
-    assert results and all(result.passed for result in results), [result.line() for result in results]
-
-
-def tensors(given: dict[str, np.ndarray]) -> dict:
-    import torch
-
-    return {key: torch.from_numpy(np.array(value)) for key, value in given.items()}
-
-
-def arrays(**outputs: Any) -> dict[str, np.ndarray]:
-    return {key: value.detach().numpy() for key, value in outputs.items()}
-
-
 @pytest.mark.parity
 @pytest.mark.parametrize("size", SIZES)
 def test_captions(size: dict, tmp_path: pathlib.Path) -> None:
@@ -82,15 +56,15 @@ def test_captions(size: dict, tmp_path: pathlib.Path) -> None:
     begun["input_ids"] = given["input_ids"].copy()
     begun["input_ids"][:, 0] = size["text"]["bos_token_id"]
     out = model(**tensors(begun))
-    tasks = {"caption": (begun, arrays(logits=out.logits, loss=out.loss, image_embeds=out.image_embeds), "")}
-    words = "max_length 15, min_length 6"
+    tasks = {"caption": (begun, arrays(logits=out.logits, loss=out.loss, image_embeds=out.image_embeds), {})}
+    more = {"description": "max_length 15, min_length 6"}
     for name, options in {"generate_greedy": {}, "generate_beam3": {"num_beams": 3},
                           "generate_prompt_beam4": {"num_beams": 4}}.items():  # fmt: skip
         inputs = {key: given[key] for key in (("pixel_values", "input_ids") if "prompt" in name else ("pixel_values",))}
         with torch.no_grad():
             ids = model.generate(**tensors(inputs), max_length=15, min_length=6, do_sample=False, **options)
-        tasks[name] = (inputs, {"ids": ids.numpy()}, words)
-    check(tmp_path, tasks)
+        tasks[name] = (inputs, {"ids": ids.numpy()}, more)
+    verify(tmp_path, "blip", tasks)
 
 
 @pytest.mark.parity
@@ -100,7 +74,7 @@ def test_matching(size: dict, tmp_path: pathlib.Path) -> None:
     tensor = tensors(given)
     match, cosine = model(**tensor), model(**tensor, use_itm_head=False)
     made = arrays(itm_score=match.itm_score, cosine=cosine.itm_score, image_embeds=match.last_hidden_state)
-    check(tmp_path, {"match": (given, made, "")})
+    verify(tmp_path, "blip", {"match": (given, made, {})})
 
 
 @pytest.mark.parity
@@ -116,9 +90,9 @@ def test_answers(size: dict, tmp_path: pathlib.Path) -> None:
     labels = np.where(mask > 0, answers, -100)
     asked = {**given, "decoder_input_ids": answers, "decoder_attention_mask": mask, "labels": labels}
     loss = model(**tensors(asked)).loss
-    tasks = {"train": (asked, arrays(loss=loss.mean()), "")}
+    tasks = {"train": (asked, arrays(loss=loss.mean()), {})}
     for name, options in {"generate_greedy": {}, "generate_beam3": {"num_beams": 3}}.items():
         with torch.no_grad():
             ids = model.generate(**tensors(given), max_length=9, min_length=3, do_sample=False, **options)
-        tasks[name] = (given, {"ids": ids.numpy()}, "max_length 9, min_length 3")
-    check(tmp_path, tasks)
+        tasks[name] = (given, {"ids": ids.numpy()}, {"description": "max_length 9, min_length 3"})
+    verify(tmp_path, "blip", tasks)

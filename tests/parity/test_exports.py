@@ -9,9 +9,9 @@ import pytest
 from mmjax.commands import models
 from mmjax.core import trees
 from mmjax.data.tokenizers import ClipBPE, Gemma, SentencePiece, SigLIP
-from mmjax.weights import clip_family, siglip_config
+from mmjax.weights import preprocessors, siglip_config
 from tests.data import gemma_files
-from tests.parity.peers import EMBED, LENGTH, PATCH, SIZE, VOCAB, our_logits, randomise
+from tests.parity.peers import EMBED, LENGTH, PATCH, SIZE, VOCAB, numbers, our_logits, randomise
 
 pytestmark = pytest.mark.parity
 
@@ -24,12 +24,6 @@ TEXTS = [
     "A red circle on a square",
 ]
 WORDS = [*TEXTS, "a blue square on the left of a red circle", "two green triangles and a photo of a dog"]
-
-
-def numbers(system: dict[str, Any], seed: int = 1) -> dict[str, Any]:
-    rng = np.random.default_rng(seed)
-    flat = {path: 0.2 * rng.normal(size=shape).astype(np.float32) for path, shape in models.shapes(system).items()}
-    return trees.unflatten({k: np.abs(v) + 0.5 if k.endswith("/var") else v for k, v in flat.items()})
 
 
 def model_of(system: dict[str, Any], folder: pathlib.Path, tokenizer: Any) -> models.Model:
@@ -165,7 +159,7 @@ def test_our_model_in_open_clip(
         our_logits(system, made.variables, pixels(system), ids, valid.sum(1) - 1), logits, atol=1e-4
     )
     normalise = preprocess.transforms[-1]
-    np.testing.assert_allclose(normalise.mean, system.get("mean", clip_family.CLIP_MEAN))
+    np.testing.assert_allclose(normalise.mean, system.get("mean", preprocessors.MEAN))
 
 
 @pytest.mark.parametrize("name", CASES)

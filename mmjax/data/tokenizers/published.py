@@ -33,6 +33,7 @@ def publish(
     *,
     end: tuple[str, int] | None = None,
     decoder: bool = False,
+    image_id: int | None = None,
 ) -> str:
     """Writes the files; returns a line that says what other libraries can and cannot do with them.
 
@@ -43,6 +44,7 @@ def publish(
       end: spelling and id of an end token beyond a SentencePiece vocabulary, instead of its own.
       decoder: whether what it tokenizes is gone on with: no end token is put behind it, and a SentencePiece vocabulary
         is named as LLaMA's.
+      image_id: of a decoder: the id beyond the vocabulary that holds the place of a picture, `<image>`.
 
     Raises:
       UserError: an end token beyond another vocabulary.
@@ -57,7 +59,9 @@ def publish(
             )
         return _gemma(tokenizer, directory, length)
     if isinstance(tokenizer, TokenizerJson):
-        (directory / gemma.FILE).write_bytes(tokenizer.content)
+        content = json.loads(tokenizer.content)
+        content["added_tokens"] = [*(content.get("added_tokens") or ()), *_image(tokenizer.vocab_size, image_id)]
+        _write(directory, gemma.FILE, content)
         tokens = {f"{name}_token": token for name, token in tokenizer.names.items() if token is not None}
         _describe(directory, "PreTrainedTokenizerFast", length, tokens)
         return "transformers' AutoTokenizer gives the same ids, but for texts that spell a special token"
@@ -69,7 +73,7 @@ def publish(
     if isinstance(tokenizer, SigLIP):
         _siglip(tokenizer, directory, length)
         return "transformers' SiglipTokenizer gives the same ids, but for underscores, which it drops"
-    return _sentence_piece(tokenizer, directory, length, end, spiece)
+    return _sentence_piece(tokenizer, directory, length, end, spiece, image_id)
 
 
 def _write(directory: Path, name: str, content: Any) -> None:
@@ -85,6 +89,14 @@ def _describe(directory: Path, kind: str, length: int, tokens: dict[str, str], *
 def _added(number: int, token: str) -> dict[str, Any]:
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     return {"id": number, "content": token, **plain}
+
+
+def _image(vocab_size: int, image_id: int | None) -> list[dict[str, Any]]:
+    """The token for pictures behind a vocabulary; ids have no gaps, so that those between get names."""
+    if image_id is None:
+        return []
+    between = [_added(number, f"<unused_{number}>") for number in range(vocab_size, image_id)]
+    return [*between, _added(image_id, "<image>")]
 
 
 def _rows(bos: tuple[str, int] | None, eos: tuple[str, int] | None) -> dict[str, Any]:
@@ -177,7 +189,12 @@ def _word_piece(tokenizer: WordPiece, directory: Path, length: int) -> str:
 
 
 def _sentence_piece(
-    tokenizer: SentencePiece, directory: Path, length: int, end: tuple[str, int] | None, spiece: str
+    tokenizer: SentencePiece,
+    directory: Path,
+    length: int,
+    end: tuple[str, int] | None,
+    spiece: str,
+    image_id: int | None,
 ) -> str:
     """`tokenizer.json` of a unigram vocabulary whose texts are taken as they are."""
     trainer, normalizer = (_message(tokenizer.model, field) for field in (2, 3))
@@ -194,7 +211,7 @@ def _sentence_piece(
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [*added, *([_added(end[1], end[0])] if end else [])],
+        "added_tokens": [*added, *([_added(end[1], end[0])] if end else []), *_image(tokenizer.vocab_size, image_id)],
         "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": _SPACE}, *steps]},
         "pre_tokenizer": None,
         "post_processor": _rows(bos, None if spiece == LLAMA_SPIECE else eos),
