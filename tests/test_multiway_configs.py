@@ -37,3 +37,27 @@ def test_smoke_trains(system, tmp_path):
     assert all(np.isfinite(array).all() for array in found.values())
     if system == "vqkd":
         assert "codebook/quantize/vectors" in found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("path", "terms"), [("beit3/retrieval_coco", {"itc"}), ("beit3/caption_coco", {"caption"}),
+                                             ("beit3/base", STAGES["beit3"][0])])  # fmt: skip
+def test_smoke_of_the_papers_recipes(path, terms, tmp_path):
+    main.train(configs.load(f"{CONFIGS / path}.py:smoke"), tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert len(rows) == 3 and all(math.isfinite(row["loss"]) and terms <= set(row) for row in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", ["beit3", "vlmo"])
+def test_kinds_have_sources_of_their_own(system, tmp_path):
+    """Trained through main: images and texts alone from other sources than the pairs."""
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("a red fox beside a tree\nthe sun over a house\n" * 30)
+    changes = [f"--config.data.alone.text.train=text:{corpus}",
+               "--config.data.alone.image.train=emoji_scenes:train?parts=image&length=150"]  # fmt: skip
+    config = configs.load(f"{CONFIGS / system}/base.py:smoke", changes)
+    main.train(config, tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    known = {"image", "text", "pair_image", "pair_text"} if system == "beit3" else {"mim", "mlm", "itc", "itm"}
+    assert known <= set().union(*rows) and all(math.isfinite(row["loss"]) for row in rows)
