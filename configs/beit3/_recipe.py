@@ -77,8 +77,8 @@ def paper(size: str, variant: str = "") -> ConfigDict:
 
 def smoke(c: ConfigDict, shared: bool = False) -> None:
     """A tiny model for three steps; its image codes are of random weights."""
-    del c.init
-    c.init = "random"
+    with c.ignore_type():
+        c.init = "random"
     c.system = ConfigDict({
         "name": "beit3", "tasks": ("mdm",), "width": 32, "depth": 2, "heads": 2, "shared": shared, "top": int(shared),
         "codes": 32, "tokenizer": TOKENIZER, "img": {"image_size": 32, "patch": 8},
@@ -132,11 +132,11 @@ def finetune(
     each, own = examples // batch, rates[size]
     c = paper(size)
     c.title = f"BEiT-3 {size}, {title}"
-    del c.init  # a text until here
-    c.init = (
-        {"path": PRETRAINED.replace("base", size), "load": ("(img|txt|fusion)/.*",)},
-        {"path": "random", "load": (heads,)},
-    )
+    with c.ignore_type():
+        c.init = (
+            {"path": PRETRAINED.replace("base", size), "load": ("(img|txt|fusion)/.*",)},
+            {"path": "random", "load": (heads,)},
+        )
     c.system = ConfigDict({
         "name": "beit3", "size": size, "tasks": (task,), "drop_path": own["drop_path"], "dtype": "auto", "scan": True,
         "remat": "full", "img": {"image_size": image_size},

@@ -27,13 +27,10 @@ def config(name="beit3", task=None, **alone):
               "vlmo": {"name": "vlmo", "tasks": ("mlm",)}}[name]  # fmt: skip
     system |= {"width": 8, "depth": 1, "heads": 2, "img": {"image_size": 16, "patch": 8},
                "txt": {"vocab": 300, "length": 12, "mask_id": 299}}  # fmt: skip
-    return {
-        "seed": 3,
-        "system": system,
-        "data": {"train": "emoji:test?style=noto", "batch_size": 8, "text_length": 8, "text": {"forms": {"label": 1}},
-                 "image": {"preset": "sprite"}, "task": task or {"kind": "masked", "modality": "all"},
-                 "alone": alone},
-    }  # fmt: skip
+    data = {"train": "emoji:test?style=noto", "batch_size": 8, "text_length": 8, "image": {"preset": "sprite"},
+            "text": {"forms": {"label": 1, "text": 1}}, "task": task or {"kind": "masked", "modality": "all"},
+            "alone": alone}  # fmt: skip
+    return {"seed": 3, "system": system, "data": data}
 
 
 def made(*args, **alone):
@@ -104,16 +101,12 @@ def test_what_cannot_be_used_is_told_of_its_source(corpus):
     batches.close()
     assert told and {(item.source, item.reason) for item in told} == {(corpus, "bad text encoding")}
     assert all(item.index >= 80 for item in told) and DROPPED not in found[0]
-    sizes = {
-        "emoji:test?style=noto": 274,
-        "emoji:val?style=noto": len(open_source("emoji:val?style=noto")),
-        corpus: 100,
-    }
-    assert found.lengths == sizes
-    assert found.seen(6) == {"emoji:test?style=noto": 48, "emoji:val?style=noto": 24, corpus: 96}
+    pairs, images = (f"emoji:{split}?style=noto" for split in ("test", "val"))
+    assert found.lengths == {pairs: len(open_source(pairs)), images: len(open_source(images)), corpus: 100}
+    assert found.seen(6) == {pairs: 48, images: 24, corpus: 96}
     both = made(image={"train": "emoji:test?style=noto"})
-    # Of 274 places, 137 in each of two orders: three quarters of them.
-    assert both.seen(17) == {"emoji:test?style=noto": round(274 * (1 - (1 - 136 / 274) ** 2))}
+    share = 17 * 8 / len(open_source(pairs))  # of its places, in each of two orders
+    assert both.seen(17) == {pairs: round(len(open_source(pairs)) * (1 - (1 - share) ** 2))}
 
 
 def test_devices_get_rows_of_every_kind(corpus, mesh8):
