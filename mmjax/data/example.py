@@ -34,6 +34,11 @@ class Example(TypedDict, total=False):
     questions: list[tuple[str, ...]]  # (question, answer, …) rows, where an item has several
     question_type: str
     answer_type: str
+    choices: list[str]  # of a question with several answers to choose from, of which `label` is the right one
+    hint: str  # what is said before such a question
+    group: str  # name of the question, where several items ask it with its choices in another order
+    prompt: str  # the question as it is asked, where the data say the words
+    ocr_tokens: list[str]  # what was read in the picture
 
 
 class Key(NamedTuple):
