@@ -374,8 +374,7 @@ class _Batches:
         if not isinstance(self.task, Whole) and "image" in samples[0]:
             batch["image"] = np.stack([sample["image"] for sample in samples])
         if not isinstance(self.task, Whole) and "text" in samples[0]:
-            texts = [sample["text"] for sample in samples]
-            batch["ids"], batch["valid"] = tasks.tokens(self.tokenizer, texts, length)
+            batch["ids"], batch["valid"] = tasks.tokens(self.tokenizer, [s["text"] for s in samples], length)
         batch |= self.task.collate(samples, self.tokenizer, length)
         bad = [item for items in dropped for item in items]
         bad += no_room(batch, pack, numbers, samples, self.lengths) if pack > 1 else []

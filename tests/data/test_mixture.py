@@ -132,6 +132,12 @@ def test_mistakes(corpus):
         made(text={"train": corpus, "share": 0.01})
     with pytest.raises(UserError, match=r"alone\.text\.train = 3; valid: a source's spec"):
         made(text={"train": 3})
+    with pytest.raises(UserError, match=r'config\.data\.alone\.images does not exist; did you mean "image"'):
+        made(images={"train": corpus})
+    with pytest.raises(UserError, match=r"config\.data\.alone\.text\.rows does not exist"):
+        made(text={"train": corpus, "rows": 3})
+    with pytest.raises(UserError, match="modality = 'all': the system vlmo learns of one kind at a time"):
+        made("vlmo")
     assert list(made(text={"train": ""}).lengths) == ["emoji:test?style=noto"]  # of the pairs
 
 
