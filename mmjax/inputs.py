@@ -5,7 +5,7 @@ import functools
 import pathlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -257,12 +257,13 @@ def make_pipeline(
         )
 
     length, size, seed = text_length(config, data), data["batch_size"], config["seed"]
-    pairs, alone = build(data["train"], task, size, length, seed, buckets), {}
+    pairs = build(data["train"], task, size, length, seed, buckets)
+    alone: dict[str, Pipeline] = {}
     for kind, own in _alone(data, task).items():
         rows = mixture.rows_of(kind, own, size)
         if mesh is not None:
             shd.check_batch_size(rows, mesh)
-        one = dataclasses.replace(task, modality=kind)  # type: ignore[type-var]
+        one: Any = dataclasses.replace(cast(Any, task), modality=kind)
         alone[kind] = build(own["train"], one, rows, own.get("text_length", length), derive(seed, kind), ())
     return mixture.Mixture(pairs, alone) if alone else pairs
 
