@@ -40,7 +40,9 @@ def parse(row: Mapping[str, Any], key: str) -> tuple[Conversation, list[Any]]:
         raise BadExample("malformed record", f"no list of conversations or messages; it has {_short(sorted(row))}", key)
     pictures = _named(row, key)
     spoken = [_message(message, pictures, key) for message in said]
-    system = row.get("system") if isinstance(row.get("system"), str) else None
+    system = row.get("system")
+    if not isinstance(system, str | None):
+        raise BadExample("malformed record", f"the system text is {_short(system)}", key)
     if spoken and spoken[0][0] == "system":
         system = spoken[0][1]
         spoken = spoken[1:]

@@ -20,6 +20,7 @@ FILE = "ledger.jsonl"
 MAX_BAD = 0.1
 LEAST = 200  # distinct examples (or all there are, if fewer) before the share of bad ones is judged
 LONGEST = 300  # characters of a key or a detail
+NO_ROOM = "no room in its row"  # of packed rows: told and counted, but no fault of the data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +43,10 @@ def dropped(source: Any, name: str, index: int, error: BadExample) -> Dropped:
             key = source.record(index).key
         except BadExample as again:
             key = again.key
-    return Dropped(name, int(index), _text(key), error.reason, _text(error.detail))
+    return Dropped(name, int(index), writable(key), error.reason, writable(error.detail))
 
 
-def _text(value: str) -> str:
+def writable(value: str) -> str:
     """A text that can be written as UTF-8 and is not too long: it may quote what was not."""
     value = value if len(value) <= LONGEST else value[: LONGEST - 1] + "…"
     return value.encode("utf-8", "backslashreplace").decode("utf-8")
@@ -73,7 +74,7 @@ def gather(items: Sequence[Dropped]) -> list[Dropped]:
 
 
 class Ledger:
-    """`ledger.jsonl` of a work directory: a line for every bad item, at the step that met it first.
+    """`ledger.jsonl` of a work directory: a line for every item that was not used, at the step that met it first.
 
         {"source": "jsonl:pairs.jsonl", "index": 7, "key": "7.jpg", "reason": "truncated image", …, "step": 3}
 
@@ -86,8 +87,9 @@ class Ledger:
 
     def __init__(self, workdir: str | os.PathLike, resume_step: int | None = None, *, writes: bool = True):
         self.path = Path(workdir) / FILE
-        self.first: list[Dropped] = []  # the first few
+        self.first: list[Dropped] = []  # the first few bad ones
         self._reasons: Counter[str] = Counter()
+        self._bad: Counter[str] = Counter()  # by source
         self._known: dict[str, set[int]] = {}
         self._seen: dict[str, int] = {}
         kept = [] if resume_step is None else [item for item in read(self.path) if item.step <= resume_step]
@@ -116,8 +118,9 @@ class Ledger:
             return False
         known.add(item.index)
         self._reasons[item.reason] += 1
-        if len(self.first) < 3:
-            self.first.append(item)
+        if item.reason != NO_ROOM:
+            self._bad[item.source] += 1
+            self.first += [item] if len(self.first) < 3 else []
         return True
 
     def saw(self, seen: Mapping[str, int]) -> None:
@@ -134,21 +137,21 @@ class Ledger:
 
         Args:
           lengths: source -> its length.
-          max_bad: largest share of the distinct items seen that may be bad; 1 never stops.
+          max_bad: largest share of the distinct items seen that may be bad; 1 never stops. What found no room in a
+            packed row is not bad.
 
         Raises:
           UserError: with the worst reasons and the first items.
         """
-        bad = sum(len(self._known.get(name, ())) for name in lengths)
+        bad = sum(self._bad[name] for name in lengths)
         # What stands in for a bad item was seen, too.
-        seen = sum(
-            min(length, self._seen.get(name, 0) + len(self._known.get(name, ()))) for name, length in lengths.items()
-        )
+        seen = sum(min(length, self._seen.get(name, 0) + self._bad[name]) for name, length in lengths.items())
         if bad <= max_bad * seen or seen < min(LEAST, sum(lengths.values())):
             return
+        faults = {reason: count for reason, count in self.totals().items() if reason != NO_ROOM}
         raise UserError(
             f"{bad:,} of {seen:,} examples ({bad / seen:.1%}) could not be used, more than config.data.max_bad = "
-            f"{max_bad:g}: {words(self.totals())}. The first: {'; '.join(map(describe, self.first))}. All are in "
+            f"{max_bad:g}: {words(faults)}. The first: {'; '.join(map(describe, self.first))}. All are in "
             f"{self.path}; the last checkpoint is kept, and a larger max_bad goes on from it"
         )
 

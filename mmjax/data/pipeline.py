@@ -19,6 +19,7 @@ from mmjax.data import ledger, tasks
 from mmjax.data.example import NO_PICTURE
 from mmjax.data.fingerprint import describe, differences, plain
 from mmjax.data.load import Check, Examples, Load
+from mmjax.data.rows import no_room
 from mmjax.data.task import Whole
 from mmjax.data.workers import follow_parent
 
@@ -150,7 +151,7 @@ class Pipeline:
         self._shares = shares
         self.batch_size = batch_size
         self.workers, self.threads, self.read_ahead = workers, threads, read_ahead
-        self.batches = _Batches(samples, tokenizer, length, batch_size, self.rows, task, buckets, texts)
+        self.batches = _Batches(samples, tokenizer, length, batch_size, self.rows, task, buckets, texts, self.lengths)
         self.fingerprint = plain(
             {
                 "seed": seed,
@@ -344,6 +345,7 @@ class _Batches:
     task: tasks.Task
     buckets: Sequence[int] = ()
     texts: Any = None  # as `samples`, no image decoded; with `buckets`
+    lengths: Mapping[str, int] = dataclasses.field(default_factory=dict)  # of the sources
 
     @property
     def pack(self) -> int:
@@ -372,6 +374,7 @@ class _Batches:
         batch |= self.task.collate(samples, self.tokenizer, length)
         batch = {key: array for key, array in batch.items() if key not in getattr(self.task, "without", ())}
         bad = [item for items in dropped for item in items]
+        bad += no_room(batch, pack, numbers, samples, self.lengths) if pack > 1 else []
         return batch if not bad else {**batch, DROPPED: ledger.pack(bad)}
 
     def _bucket(self, places: range, made: Mapping[int, tuple]) -> int:

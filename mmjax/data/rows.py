@@ -1,13 +1,14 @@
 """Rows of text and pictures as arrays of equal length: what a system for both reads."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int32
 
 from mmjax.core.errors import UserError
 from mmjax.data.chat import Row, expand
+from mmjax.data.ledger import NO_ROOM, Dropped, writable
 
 
 class Spliced(NamedTuple):
@@ -127,14 +128,48 @@ def samples(groups: Sequence[Sequence[int]], rows: Sequence[Spliced], length: in
     return out
 
 
+def left_out(batch: Mapping[str, np.ndarray], pack: int) -> list[int]:
+    """Numbers of the conversations of packed rows of which nothing is left to learn, counted over the batch."""
+    found = []
+    for row, (sample, learned) in enumerate(zip(batch["sample"], batch["mask_loss"], strict=True)):
+        there = set(np.unique(sample[learned]).tolist())
+        found += [row * pack + place for place in range(pack) if place not in there]
+    return found
+
+
+def no_room(
+    batch: Mapping[str, np.ndarray],
+    pack: int,
+    numbers: Sequence[int],
+    samples: Sequence[Mapping[str, Any]],
+    lengths: Mapping[str, int],
+) -> list[Dropped]:
+    """Ledger entries of the conversations that packed rows cut away.
+
+    Args:
+      batch, pack: as of `left_out`.
+      numbers: of each conversation, its place in the sources laid end to end.
+      samples: each with its `talk`.
+      lengths: source -> its length, in order.
+    """
+    found = []
+    for n in left_out(batch, pack):
+        index, detail = int(numbers[n]), f"number {n % pack + 1} of {pack}; a row has {batch['ids'].shape[1]} tokens"
+        for name, length in lengths.items():
+            if index < length:
+                found.append(Dropped(name, index, writable(samples[n]["talk"].key), NO_ROOM, detail))
+                break
+            index -= length
+    return found
+
+
 def account(batch: Mapping[str, np.ndarray], pack: int) -> str:
     """What putting `pack` conversations into each row of a batch brings, and what it costs, in words."""
-    valid, sample = batch["valid"], batch["sample"]
+    valid = batch["valid"]
     rows, T = valid.shape
-    there = sum(len(np.unique(own[seen])) for own, seen in zip(sample, valid, strict=True))
-    share, full = valid.sum() / (rows * T), int(valid.all(axis=1).sum())
+    share, full, lost = valid.sum() / (rows * T), int(valid.all(axis=1).sum()), len(left_out(batch, pack))
     return (
         f"{pack} conversations a row: {share:.0%} of {T} places hold tokens, {share / pack:.0%} with one a row "
         f"({1 - 1 / pack:.0%} of the places saved); of {rows} rows {full} are full, so that what they end with may be "
-        f"cut, and {rows * pack - there} of {rows * pack} conversations found no room"
+        f"cut, and {lost} of {rows * pack} conversations found no room for an answer (ledger.jsonl names them)"
     )

@@ -13,6 +13,7 @@ from PIL import Image
 
 from mmjax.core.errors import BadExample
 from mmjax.data import ledger
+from mmjax.data.conversations import texts_of
 from mmjax.data.decode import decode_image, stored_mode
 from mmjax.data.image import composite
 from mmjax.data.text import clean
@@ -129,8 +130,10 @@ def look(source: Any, name: str, index: int, picture: bool = False) -> Item:
             item.digests, item.modes = [_digest(record.image)], [stored_mode(record.image)]
         else:
             example = source[index]
-            item.key, item.texts = example["key"], list(example.get("texts") or ())
-            images = list(example["images"]) if "images" in example else [example["image"]]
+            talks = "turns" in example or "conversation" in example
+            item.key, item.texts = example["key"], texts_of(example) if talks else list(example.get("texts") or ())
+            images = list(example.get("pictures" if "turns" in example else "images") or ())
+            images = images or ([example["image"]] if "image" in example else [])
             item.digests = [_digest(str(image.shape).encode() + image.tobytes()) for image in images]
             item.modes = ["RGBA" if image.shape[2] == 4 else "RGB" for image in images]
         if item.texts and not any(clean(text) for text in item.texts):
@@ -144,7 +147,7 @@ def look(source: Any, name: str, index: int, picture: bool = False) -> Item:
         hashed, coarse = looks(whole)
         item.hashes.append(hashed)
         item.coarse.append(coarse)
-    if picture:
+    if picture and images:
         item.thumbnail = Image.fromarray(composite(images[0]))
         item.thumbnail.thumbnail((THUMBNAIL, THUMBNAIL))
     return item

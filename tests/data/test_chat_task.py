@@ -203,11 +203,24 @@ def test_what_packing_brings_is_said(words) -> None:
     short = make(open_source(SCENES), words, length=260, batch_size=4, pack=3)
     batch = short[0]
     assert batch["valid"].all() and set(batch["sample"].ravel()) <= {0, 1, 2}
-    there = sum(len(set(row)) for row in batch["sample"].tolist())
+    kept = [set(own[seen].tolist()) for own, seen in zip(batch["sample"], batch["mask_loss"], strict=True)]
+    there = sum(map(len, kept))
     said = "3 conversations a row: 100% of 260 places hold tokens, 33% with one a row (67% of the places saved)"
     lost = f"of 4 rows 4 are full, so that what they end with may be cut, and {12 - there} of 12 conversations found"
-    assert account(batch, 3) == f"{said}; {lost} no room"
+    assert account(batch, 3) == f"{said}; {lost} no room for an answer (ledger.jsonl names them)"
     assert there < 12
+    iterator = iter(short)
+    next(iterator)
+    cut = [row * 3 + place for row in range(4) for place in range(3) if place not in kept[row]]
+    numbers = [int(short.batches.samples[place][0]) for place in cut]
+    assert [(item.index, item.reason, item.step) for item in iterator.dropped] == [
+        (number, "no room in its row", 1) for number in numbers
+    ]
+    source = open_source(SCENES)
+    assert [item.key for item in iterator.dropped] == [source[number]["key"] for number in numbers]
+    last = {cut[n] % 3 + 1: item.detail for n, item in enumerate(iterator.dropped)}
+    assert last[3] == "number 3 of 3; a row has 260 tokens"
+    iterator.close()
     with pytest.raises(UserError, match="pack = 0; valid: 1 conversation a row, or more"):
         Chats(pack=0)
     with pytest.raises(

@@ -72,6 +72,17 @@ def test_a_share_that_is_too_large_stops(tmp_path):
         book.check(lengths, 0.0)
 
 
+def test_what_a_packed_row_had_no_room_for_is_told_and_is_not_bad(tmp_path):
+    book = Ledger(tmp_path)
+    book.add([*(item(i, ledger.NO_ROOM) for i in range(150)), item(150), item(150, ledger.NO_ROOM, 2)])
+    book.saw({"a": 200})
+    book.check({"a": 200}, 0.01)
+    assert book.totals() == {ledger.NO_ROOM: 150, "missing file": 1} and len(ledger.read(book.path)) == 151
+    with pytest.raises(UserError, match=r"1 of 200 examples .*: 1 missing file. The first: a\[150\]"):
+        book.check({"a": 200}, 0.001)
+    book.close()
+
+
 def test_a_small_source_is_judged_when_all_of_it_was_seen(tmp_path):
     book = Ledger(tmp_path, writes=False)
     book.add(item(i) for i in range(5))

@@ -13,6 +13,8 @@ from mmjax.data.decode import decode_image
 from mmjax.data.example import NO_PICTURE, BadExample, Example
 
 MAX_BYTES = 256 * 2**20  # of one encoded image: what is larger is not read
+# A pipe is not waited for. Not every system has all of these.
+_OPEN = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_BINARY", "O_NONBLOCK"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +126,7 @@ def read_image(path: str) -> bytes:
       BadExample: the file is missing, empty or larger than `MAX_BYTES`.
     """
     try:
-        file = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+        file = os.open(path, _OPEN)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise BadExample("missing file", f"{path}: {reason}") from None
