@@ -44,6 +44,7 @@ EXTRAS = {
     "parquet": ["pyarrow>=17"],
     "easy_vqa": ["easy-vqa==1.0"],
     "faiss": ["faiss-cpu>=1.9"],  # another way to search an index
+    "gguf": ["gguf>=0.10,<1"],  # decodes the blocks of llama.cpp's files
     "tensorboard": ["tensorboardX>=2.6"],
     "wandb": ["wandb>=0.18"],
     "notebook": ["ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10"],
@@ -60,6 +61,7 @@ EXTRAS = {
     "dev": [
         "beartype>=0.20",
         "easy-vqa==1.0",
+        "gguf>=0.10,<1",
         "importlib_resources>=6",
         "ipykernel>=6.29",
         "mypy>=1.15",

@@ -401,6 +401,9 @@ MISTAKES: list[Mistake] = [
             ("eval", "--checkpoint={dir}/hf", *DATA, "--tokenizer=clip_bpe"),
             r"vocab = 99, but the tokenizer has 49408 ids", {}, ("hf",)),
     # ------------------------------------------------------------ published weights
+    Mistake("no GGUF file", ("convert", "--input={dir}/m.gguf", "--output={dir}/out", "--layout=hf"),
+            r"m\.gguf \(12 bytes\) is no GGUF file: it begins with b'GGML'",
+            setup=lambda folder: (folder / "m.gguf").write_bytes(b"GGML" + bytes(8))),
     convert("no such weights to convert", r"none does not exist", None, "--input={dir}/none"),
     convert("interrupted download",
             r"model\.safetensors \([\d,]+ bytes\) cannot be read as safetensors: .*interrupted\? Fetch",

@@ -21,7 +21,8 @@ from mmjax.data.tokenizers.published import LLAMA_SPIECE, SPIECE, publish
 from mmjax.systems import base, language
 from mmjax.systems.clip import MEAN
 from mmjax.train import checkpoint
-from mmjax.weights import files, int8, licences, lora, positions, surgery, vocabulary
+from mmjax.weights import files, gguf_words, int8, licences, lora, positions, surgery, vocabulary
+from mmjax.weights.gguf_file import GGUF, GGUFTensors
 from mmjax.weights.licences import Entry
 from mmjax.weights.siglip import is_siglip
 from mmjax.weights.transforms import Shape
@@ -301,11 +302,20 @@ def licences_of(path: str | pathlib.Path) -> list[Entry]:
         ledger = (path if path.is_dir() else path.parent) / licences.LEDGER
         if ledger.is_file():
             return licences.merge(files.read_json_list(ledger))
-        return [licences.of_files("weights", path)]
+        found = licences.of_files("weights", path)
+        if found["licence"] == licences.UNKNOWN and (said := _gguf_facts(path).get("general.license")):
+            found = licences.entry("weights", str(path), str(said), "general.license of the file")
+        return [found]
     stored = checkpoint.read_description(path).get("licences")
     if stored is None:
         return [licences.entry("weights", str(path), licences.UNKNOWN, "a checkpoint without a ledger")]
     return licences.merge(stored)
+
+
+def _gguf_facts(path: pathlib.Path) -> dict[str, Any]:
+    """What a GGUF file says of itself; of another checkpoint nothing."""
+    weights = files.find_weights(path)
+    return GGUFTensors(weights).facts if weights.suffix == GGUF else {}
 
 
 def _metrics(path: pathlib.Path) -> dict[str, Any] | None:
@@ -314,11 +324,17 @@ def _metrics(path: pathlib.Path) -> dict[str, Any] | None:
     return files.read_json(found) if found.is_file() else None
 
 
-def _vocabulary(path: pathlib.Path) -> pathlib.Path | None:
-    """The vocabulary of a published checkpoint: SentencePiece models, a `tokenizer.json` of Gemma's, or BERT's."""
+def _vocabulary(path: pathlib.Path) -> pathlib.Path | Tokenizer | None:
+    """The vocabulary of a published checkpoint: SentencePiece models, a `tokenizer.json` of Gemma's, or BERT's; of a
+    GGUF file its own, if none stands beside it."""
     folder = path if path.is_dir() else path.parent
     if named := [folder / name for name in (SPIECE, LLAMA_SPIECE) if (folder / name).is_file()]:
         return named[0]
+    if (facts := _gguf_facts(path)) and not gguf_words.why_not(facts):
+        try:
+            return SentencePiece(gguf_words.sentence_piece(facts))
+        except UserError as error:
+            raise UserError(f"{path}: its vocabulary is damaged: {error}") from None
     return folder / gemma.FILE if gemma.is_published(folder) else bert.published_file(folder)
 
 

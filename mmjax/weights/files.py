@@ -18,6 +18,7 @@ import safetensors.numpy
 
 from mmjax.core.errors import UserError
 from mmjax.core.files import write_text
+from mmjax.weights.gguf_file import GGUF, GGUFTensors
 from mmjax.weights.pickle_chain import open_torch
 from mmjax.weights.transforms import Shape
 
@@ -232,7 +233,7 @@ def find_weights(path: pathlib.Path) -> pathlib.Path:
     for name in (WEIGHTS, INDEX, OPEN_CLIP_WEIGHTS[0], BIN, BIN_INDEX, *OPEN_CLIP_WEIGHTS[1:]):
         if (path / name).is_file():
             return path / name
-    for suffixes in ((".safetensors",), PICKLED, (NPZ,)):
+    for suffixes in ((".safetensors",), PICKLED, (NPZ,), (GGUF,)):
         found = sorted(p for p in path.iterdir() if p.suffix in suffixes and p.is_file())
         found = [p for p in found if p.name != "io.safetensors"]
         if len(found) == 1:
@@ -244,7 +245,7 @@ def find_weights(path: pathlib.Path) -> pathlib.Path:
         raise UserError(f"{path} holds no weights but an interrupted download, {', '.join(partial)}: finish it")
     raise UserError(
         f"{path} holds no weights: looked for {WEIGHTS}, {INDEX}, {BIN_INDEX}, one *.safetensors or one *.pt, *.pth, "
-        "*.bin, *.npz"
+        "*.bin, *.npz, *.gguf"
     )
 
 
@@ -262,6 +263,8 @@ def _open(path: pathlib.Path) -> Tensors:
     _check_download(path)
     if path.suffix == NPZ:
         return NumpyArchive(path)
+    if path.suffix == GGUF:
+        return GGUFTensors(path)
     return open_torch(path) if path.suffix in PICKLED else SafeTensors(path)
 
 

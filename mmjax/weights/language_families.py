@@ -3,8 +3,10 @@
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from mmjax.weights import llama_config, llava_config
+from mmjax.weights import gguf_words, llama_config, llava_config
 from mmjax.weights.family import Family, Origin, Published
+from mmjax.weights.gguf_file import GGUFTensors
+from mmjax.weights.gguf_llama import gguf_table
 from mmjax.weights.layout import Table
 from mmjax.weights.llama import llama_table
 from mmjax.weights.llava import FORMS, LAYOUTS, form_of, llava_table
@@ -32,7 +34,19 @@ def _recognise_language(published: Published) -> tuple[dict[str, Any], Origin] |
     config = published.config
     if config is None or config.get("model_type") not in llama_config.MODELS or llava_config.layout_of(config):
         return None
-    return _language_from(config, published.where), Origin("hf", config)
+    system, tensors = _language_from(config, published.where), published.tensors
+    if isinstance(tensors, GGUFTensors):
+        return system, Origin("gguf", config, form={"words": gguf_words.why_not(tensors.facts)})
+    return system, Origin("hf", config)
+
+
+def _language_table(system: Mapping[str, Any], origin: Origin) -> Table:
+    return gguf_table(system["llm"]) if origin.layout == "gguf" else llama_table(system["llm"])
+
+
+def _language_notes(origin: Origin) -> tuple[str, ...]:
+    why = origin.form.get("words")
+    return (f"its vocabulary is not read: {why}; a tokenizer comes from elsewhere",) if why else ()
 
 
 def _language_target(
@@ -43,7 +57,7 @@ def _language_target(
     return Origin(layout, _same(origin, layout, made, _language_from))
 
 
-LANGUAGE = Family(("hf",), _recognise_language, lambda system, origin: llama_table(system["llm"]), _language_target)
+LANGUAGE = Family(("hf",), _recognise_language, _language_table, _language_target, notes=_language_notes)
 
 
 # ---------------------------------------------------------------- LLaVA

@@ -1,7 +1,8 @@
 """Published checkpoints into systems, and systems into published checkpoints.
 
 A checkpoint is a folder with its publisher's configuration and weights, or a weight file with the configuration beside
-it (OpenAI's needs none). Whoever calls gives the shapes of our tree: this folder knows names and layouts, not models.
+it (OpenAI's and llama.cpp's need none). Whoever calls gives the shapes of our tree: this folder knows names and
+layouts, not models.
 """
 
 import dataclasses
@@ -14,9 +15,10 @@ import numpy as np
 from mmjax.core import trees
 from mmjax.core.errors import UserError
 from mmjax.core.stacking import unstack_blocks
-from mmjax.weights import families, files, positions
+from mmjax.weights import families, files, gguf_llama, positions
 from mmjax.weights.clip_family import OPEN_CLIP_CONFIG
 from mmjax.weights.family import Origin, Published
+from mmjax.weights.gguf_file import GGUFTensors
 from mmjax.weights.layout import Account, Table, plain_numbers
 from mmjax.weights.transforms import Shape
 
@@ -111,6 +113,8 @@ def read_system(source: str | pathlib.Path) -> tuple[dict[str, Any], str]:
 def _open(source: pathlib.Path) -> Published:
     """The tensors and the configuration beside them, if there is one."""
     tensors = files.open_tensors(source)
+    if isinstance(tensors, GGUFTensors):  # which says by itself what it is
+        return Published(source, gguf_llama.config_of(tensors), str(tensors.path), tensors)
     folder = source if source.is_dir() else source.parent
     names = (CONFIG, OPEN_CLIP_CONFIG)  # some folders hold both, with weights of both layouts
     if files.find_weights(source).name in files.OPEN_CLIP_WEIGHTS:

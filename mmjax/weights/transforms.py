@@ -82,6 +82,32 @@ class Fused:
 
 
 @dataclasses.dataclass(frozen=True)
+class Pairs:
+    """The rows of each of `heads` heads, stored so that the two that are rotated together are neighbours.
+
+    Published row 2i is our row i of the head, published row 2i + 1 our row i + h, where 2h rows are a head's.
+    """
+
+    inner: Transform
+    heads: int
+
+    def to_ours(self, published: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The first of each pair in front, then the second ones; through `inner`."""
+        split = published.reshape(self.heads, -1, 2, *published.shape[1:])  # [N, h, 2, …]
+        return self.inner.to_ours(split.swapaxes(1, 2).reshape(published.shape))
+
+    def to_published(self, ours: Sequence[np.ndarray]) -> np.ndarray:
+        """Pairs as neighbours."""
+        array = self.inner.to_published(ours)
+        split = array.reshape(self.heads, 2, -1, *array.shape[1:])  # [N, 2, h, …]
+        return split.swapaxes(1, 2).reshape(array.shape)
+
+    def published_shape(self, ours: Sequence[Shape]) -> Shape:
+        """That of `inner`."""
+        return self.inner.published_shape(ours)
+
+
+@dataclasses.dataclass(frozen=True)
 class Reshape:
     """The same values in the same order under another shape, such as a scalar stored as `[1]`."""
 
