@@ -25,6 +25,7 @@ from typing import Any
 
 import _table
 import numpy as np
+from _step_open_clip import operators
 
 SIDES = ("mmjax", "dynamic cache", "static cache")
 ROWS: dict[str, dict[str, Any]] = {
@@ -68,6 +69,7 @@ def main() -> None:
     from mmjax.core import host_memory
 
     host_memory.keep()  # before jax is imported
+    declared = operators()  # noqa: F841 - as long as it lives: transformers imports torchvision
     runs: list[dict[str, Any]] = []
     for row in args.rows.split(","):
         with tempfile.TemporaryDirectory() as folder:
