@@ -11,12 +11,10 @@ import mmjax
 from mmjax.core import processes, trees
 from mmjax.data.ledger import FILE, Ledger, describe
 from mmjax.evals.base import Evaluator, Predictor
-from mmjax.evals.caption import Captions
 from mmjax.evals.report.contents import ReportData, retrieval_panel
-from mmjax.evals.report.examine import examine
+from mmjax.evals.report.examine import WRITERS, examine
 from mmjax.evals.report.write import write_report
 from mmjax.evals.retrieval import Retrieval
-from mmjax.evals.vqa import VQA
 from mmjax.train.progress import print_table
 from mmjax.train.writers import MetricWriter, read_history
 
@@ -77,7 +75,7 @@ def write(
     """
     shown = [evaluators[name] for name in config.get("report", ())]
     panels = [retrieval_panel(each, *each.embed(predictor)) for each in shown if isinstance(each, Retrieval)]
-    found = [examine(each, predictor) for each in shown if isinstance(each, Captions | VQA)]
+    found = [examine(each, predictor) for each in shown if isinstance(each, WRITERS)]
     if jax.process_index():
         return
     baselines: dict[str, dict[str, float]] = {}

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     own = parser.add_argument_group("an evaluator of your own, instead of those of the checkpoint's config")
     own.add_argument("--data", metavar="SPEC", help="source of the pictures, such as 'emoji:test?style=fluent'")
     own.add_argument("--metric", metavar="METRIC", help="kind: retrieval (default), zeroshot, linear_probe, rerank, "
-                     "matching, caption, vqa, verdict")  # fmt: skip
+                     "matching, caption, vqa, verdict, pope, choice, freeform")  # fmt: skip
     own.add_argument("--option", action="append", default=[], metavar="KEY=VALUE",
                      help="a further option of that kind, as in a config, such as nearest=64 or mode=rank; VALUE is "
                      "JSON or a text; may be given again")  # fmt: skip

@@ -30,22 +30,37 @@ class Asker:
     image: Callable[[np.ndarray], np.ndarray]
     most: int
 
-    def __call__(self, questions: Sequence[str], pictures: Any) -> Mapping[str, Any]:
+    def __call__(
+        self,
+        questions: Sequence[str],
+        pictures: Any,
+        answers: Sequence[str] | None = None,
+        shown: Sequence[bool] | None = None,
+    ) -> Mapping[str, Any]:
         """`image` (lazy), `slot`, `ids` and `valid` of a question each; its picture stands before it.
 
         Args:
           questions: a text each.
           pictures: uint8[Y, X, C] each, of any size; of a lazy sequence.
+          answers: said to the questions; `mask_loss` then says which tokens are these.
+          shown: which questions have a picture; None: all.
 
         Raises:
           UserError: a prompt is too long, or nothing says how conversations are written.
         """
         task = self.known(1)
-        talks = [Conversation(f"question {n + 1}", [(f"{IMAGE}\n{asked}", None)]) for n, asked in enumerate(questions)]
+        seen = [True] * len(questions) if shown is None else list(shown)
+        said: Sequence[str | None] = [None] * len(questions) if answers is None else answers
+        talks = [
+            Conversation(f"question {n + 1}", [(f"{IMAGE}\n{asked}" if seen[n] else asked, said[n])])
+            for n, asked in enumerate(questions)
+        ]
         # Without tiles, a picture takes as many places whatever its size: it need not be read for that.
-        sizes = [sizes_of([pictures[n]]) if task.grids else [Size(1, 1)] for n in range(len(talks))]
+        sizes = [
+            (sizes_of([pictures[n]]) if task.grids else [Size(1, 1)]) if seen[n] else [] for n in range(len(talks))
+        ]
         made = task.prompts(talks, sizes, self.tokenizer, self.most)
-        return {**made, "image": _Views(task, pictures, self.image)}
+        return {**made, "image": _Views(task, pictures, self.image, seen)}
 
     def talk(self, talk: Conversation, pictures: Sequence[np.ndarray]) -> Arrays:
         """The same of one conversation with any number of pictures, whose last answer is None: a batch of one row.
@@ -73,13 +88,15 @@ class Asker:
 
 
 class _Views:
-    """The views of a picture for every row."""
+    """The views of a picture for every row; black ones where it has none."""
 
-    def __init__(self, task: Chats, pictures: Any, image: Callable[[np.ndarray], np.ndarray]) -> None:
-        self._task, self._pictures, self._image = task, pictures, image
+    def __init__(
+        self, task: Chats, pictures: Any, image: Callable[[np.ndarray], np.ndarray], seen: Sequence[bool]
+    ) -> None:
+        self._task, self._pictures, self._image, self._seen = task, pictures, image, seen
 
     def __len__(self) -> int:
         return len(self._pictures)
 
     def __getitem__(self, index: int, /) -> np.ndarray:
-        return self._task.views([self._pictures[index]], self._image)
+        return self._task.views([self._pictures[index]] if self._seen[index] else [], self._image)

@@ -219,8 +219,10 @@ class Chats:
     ) -> Arrays:
         """What a system reads to answer, but for the `views`; rows end where the answers begin, padded on the right.
 
+        Where the last answers are there, the rows end behind them, and `mask_loss` says what of a row is its last one.
+
         Args:
-          talks: conversations whose last answer is None.
+          talks: conversations; the last answer is None in all of them, or in none.
           sizes: of the pictures of each, as many as it names.
           tokenizer: of the system.
           most: tokens of a row.
@@ -237,7 +239,15 @@ class Chats:
                 raise UserError(f"{talk.key}: the prompt has {len(row)} tokens, pictures included; valid: up to {most}")
             rows.append(row)
         made = stacked(rows)
-        return {key: made[key] for key in ("ids", "valid", "slot") if key not in self.without}
+        keys = {"ids", "valid", "slot", *(("mask_loss",) if talks[0].turns[-1][1] is not None else ())}
+        made["mask_loss"] = _last_learned(made["mask_loss"])
+        return {key: made[key] for key in sorted(keys) if key not in self.without}
+
+
+def _last_learned(mask: np.ndarray) -> np.ndarray:
+    """bool[B, T]: of the tokens to be learned, those behind the last token that is not."""
+    behind = np.cumsum(~mask[:, ::-1] & (np.cumsum(mask[:, ::-1], axis=1) > 0), axis=1)[:, ::-1]
+    return mask & (behind == 0)
 
 
 def sizes_of(pictures: Sequence[np.ndarray]) -> list[anyres.Size]:

@@ -18,6 +18,7 @@ SOURCES = {
     "emoji_scenes": "mmjax.data.scenes:open",
     "jsonl": "mmjax.data.files.jsonl:open",
     "csv": "mmjax.data.files.csv:open",
+    "text": "mmjax.data.files.text:open",
     "parquet": "mmjax.data.files.parquet:open",
     "folder": "mmjax.data.files.folder:open",
     "webdataset": "mmjax.data.files.webdataset:open",
@@ -30,6 +31,11 @@ SOURCES = {
     "nlvr2": "mmjax.data.files.task_files:open_nlvr2",
     "snli_ve": "mmjax.data.files.task_files:open_snli_ve",
     "karpathy": "mmjax.data.files.task_files:open_karpathy",
+    "pope": "mmjax.data.files.question_files:open_pope",
+    "textvqa": "mmjax.data.files.question_files:open_textvqa",
+    "scienceqa": "mmjax.data.files.question_files:open_scienceqa",
+    "mmbench": "mmjax.data.files.mmbench:open",
+    "questions": "mmjax.data.files.question_files:open_questions",
 }
 
 

@@ -11,6 +11,9 @@ encode_states_text(ids, valid)        [B, T, …], what `match` takes of a text;
                                       image (BLIP), that is int32[B, T], its ids
 match(image_states, text_states, valid)   float[B, 2], logits of (does not fit, fits)
 logits(batch)                         float[B, C], of a classifier's classes (NLVR2, SNLI-VE, a closed set of answers)
+likelihood(batch, most)               {"log": float[B], "count": int32[B]}: log-probability of the tokens that the
+                                      batch's `mask_loss` names, which are the last ones of a row, and how many they
+                                      are; at most `most`
 generate(batch, settings)             {"ids": int32[B, L], "valid": bool[B, L]}: what was written after the prompt,
                                       without begin and end tokens. batch: image; ids and valid, padded on the right,
                                       what the text begins with (begin token and words, no end token), or of a system
@@ -43,7 +46,7 @@ Value = tuple[str, float]
 Tokenize = Callable[[Sequence[str]], tuple[Int32[np.ndarray, "B T"], Bool[np.ndarray, "B T"]]]
 
 METHODS = ("embed_image", "embed_text", "pool_image", "encode_image", "encode_text", "encode_states_image",
-           "encode_states_text", "match", "logits", "generate", "rank_answers")  # fmt: skip
+           "encode_states_text", "match", "logits", "likelihood", "generate", "rank_answers")  # fmt: skip
 _IN_FLIGHT = 2  # batches dispatched before the oldest result is fetched: bounds memory, overlaps host and device
 
 
@@ -67,6 +70,25 @@ class Evaluator(Protocol):
 
     def baselines(self) -> dict[str, dict[str, float]]:
         """Scores that need no model ("chance", …), under the names of the metrics they are compared with."""
+        ...
+
+
+@runtime_checkable
+class Ask(Protocol):
+    """Makes what a system that reads conversations answers from: a question each, behind its picture."""
+
+    def __call__(
+        self,
+        questions: Sequence[str],
+        pictures: Rows,
+        answers: Sequence[str] | None = None,
+        shown: Sequence[bool] | None = None,
+    ) -> Mapping[str, Rows]:
+        """`image`, `slot`, `ids`, `valid`; with answers behind the questions also `mask_loss`, which names these.
+
+        Args:
+          pictures: of `Tools.prepare`. shown: which questions have one; None: all.
+        """
         ...
 
 
@@ -103,7 +125,7 @@ class Tools:
     left_out: list[LeftOut] = field(default_factory=list)
     decode: Callable[[Int32[np.ndarray, " T"]], str] | None = None
     settings: Callable[[Mapping[str, Any]], Hashable] | None = None
-    ask: Callable[[Sequence[str], Rows], Mapping[str, Rows]] | None = None
+    ask: Ask | None = None
 
     def prepare(self, picture: np.ndarray) -> np.ndarray:
         """A picture for `generate`: preprocessed, or as it is where `ask` does that."""

@@ -5,7 +5,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mmjax.core.errors import UserError
-from mmjax.evals import caption, linear_probe, matching, rerank, retrieval, verdict, vqa, zeroshot
+from mmjax.evals import (
+    caption,
+    choice,
+    freeform,
+    linear_probe,
+    matching,
+    presence,
+    rerank,
+    retrieval,
+    verdict,
+    vqa,
+    zeroshot,
+)  # fmt: skip
 from mmjax.evals.base import Evaluator, Tools
 
 KINDS: dict[str, Callable[[str, Mapping[str, Any], Tools], Evaluator]] = {
@@ -17,6 +29,9 @@ KINDS: dict[str, Callable[[str, Mapping[str, Any], Tools], Evaluator]] = {
     "caption": caption.build,
     "vqa": vqa.build,
     "verdict": verdict.build,
+    "pope": presence.build,
+    "choice": choice.build,
+    "freeform": freeform.build,
 }
 
 

@@ -20,7 +20,8 @@ class Written:
     """A text that a system wrote, and what stands beside it in a report.
 
     Attributes:
-      image: place among the evaluator's pictures. text: what was written. question: what was asked, or "".
+      image: place among the evaluator's pictures; -1: it is about none.
+      text: what was written. question: what was asked, or "".
       right: what people wrote. score: of this one; what it is, the evaluator says.
     """
 

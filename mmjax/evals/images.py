@@ -13,12 +13,12 @@ _CACHE_BYTES = 1 << 30
 
 
 class Pictures:
-    """A lazy sequence of preprocessed pictures, uint8[S, S, 3] each.
+    """A lazy sequence of preprocessed pictures, uint8[S, S, 3] each, or of whatever `preprocess` makes of them.
 
     Args:
       source: random access examples with `image` (or a list of alternatives, `images`).
       places: (example index, alternative) of each picture.
-      preprocess: uint8[Y, X, C] -> uint8[S, S, 3].
+      preprocess: uint8[Y, X, C] -> uint8[S, S, 3], or as `Tools.prepare`.
       cache_bytes: pictures are kept as long as they take no more memory than this.
     """
 
@@ -35,7 +35,7 @@ class Pictures:
     def __len__(self) -> int:
         return len(self._places)
 
-    def __getitem__(self, index: int) -> UInt8[np.ndarray, "S S 3"]:
+    def __getitem__(self, index: int) -> UInt8[np.ndarray, "Y X C"]:
         if index not in self._kept:
             example, alternative = self._places[index]
             picture = self._preprocess(alternatives(self._source[example])[alternative])

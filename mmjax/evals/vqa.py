@@ -1,40 +1,37 @@
 """Answers to questions about pictures: written freely, ranked among candidates, or chosen by a classifier."""
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from mmjax.core.errors import UserError
+from mmjax.evals import asked as asking
+from mmjax.evals.asked import CHAT_DEFAULTS, Asked, Shown
 from mmjax.evals.base import Predictor, Rows, Tools, Value, check_options
 from mmjax.evals.bootstrap import interval
 from mmjax.evals.caption import Written
 from mmjax.evals.classes import load_classes
-from mmjax.evals.images import Pictures, examples
-from mmjax.evals.words.answers import by_group, normalise_answer, vqa_accuracy
+from mmjax.evals.words.answers import by_group, evalai_accuracy, evalai_answer, normalise_answer, vqa_accuracy
 
 MODES = ("generate", "rank", "classify")
 DEFAULTS = {"beams": 3, "max_length": 10, "min_length": 1}  # BLIP's
-CHAT_DEFAULTS = {"max_new": 16}  # of systems that read conversations; greedy, as LLaVA
 NEAREST = 128
 
-
-class Asked(NamedTuple):
-    """One question."""
-
-    image: int  # place among the pictures
-    key: str
-    question: str
-    answers: Sequence[str]  # of the annotators, one entry each
-    kind: str  # type of the question or of the answer, "" where the data have none
+# name of a program -> (accuracy where several people answered, normalisation)
+SCORERS: dict[str, tuple[Callable[[str, Sequence[str]], float], Callable[[str], str]]] = {
+    "vqa": (vqa_accuracy, normalise_answer),
+    "textvqa": (evalai_accuracy, evalai_answer),
+}
 
 
-def accuracy(prediction: str, answers: Sequence[str]) -> float:
+def accuracy(prediction: str, answers: Sequence[str], scorer: str = "vqa") -> float:
     """VQA's accuracy where several people answered; where one did, 1 if the normalised answers are equal."""
+    several, normalise = SCORERS[scorer]
     if len(answers) > 1:
-        return vqa_accuracy(prediction, answers)
-    return float(normalise_answer(prediction) == normalise_answer(answers[0]))
+        return several(prediction, answers)
+    return float(normalise(prediction) == normalise(answers[0]))
 
 
 @dataclass(frozen=True)
@@ -47,6 +44,7 @@ class VQA:
       mode: one of MODES. candidates: the answers to rank, or the names of the classes.
       nearest: of the candidates, how many are ranked by the whole answer.
       template: what is put around a question, with one `{}`.
+      scorer: key of SCORERS, whose normalisation of answers holds.
     """
 
     name: str
@@ -59,6 +57,7 @@ class VQA:
     nearest: int = NEAREST
     template: str = "{}"
     resamples: int = 1000
+    scorer: str = "vqa"
 
     def run(self, predictor: Predictor) -> Iterator[Value]:
         """Answers all questions and yields (name, value)."""
@@ -72,14 +71,10 @@ class VQA:
         """
         predictor.check({"generate": "generate", "rank": "rank_answers", "classify": "logits"}[self.mode])
         questions = [self.template.replace("{}", each.question) for each in self.asked]
-        batch: dict[str, Rows] = {"image": _Shown(self.images, [each.image for each in self.asked])}
-        if self.tools.ask is not None:
-            batch = dict(self.tools.ask(questions, batch["image"]))
-        else:
-            batch["ids"], batch["valid"] = self.tools.tokenize(questions)
+        pictures = Shown(self.images, [each.image for each in self.asked])
         if self.mode == "generate":
-            batch["seed"] = np.arange(len(self.asked), dtype=np.uint32)
-            return self.tools.written(predictor.over("generate", batch, self.how))
+            return asking.write(predictor, self.tools, questions, pictures, self.how)
+        batch = asking.batch_of(self.tools, questions, pictures)
         if self.mode == "classify":
             logits = predictor.over("logits", batch)
             if logits.shape[1] != len(self.candidates):
@@ -94,7 +89,7 @@ class VQA:
 
     def score(self, answers: Sequence[str]) -> tuple[list[Value], list[Written]]:
         """Metrics, and every answer with its own accuracy."""
-        each = np.array([accuracy(a, q.answers) for a, q in zip(answers, self.asked, strict=True)])
+        each = np.array([accuracy(a, q.answers, self.scorer) for a, q in zip(answers, self.asked, strict=True)])
         label = f"{self.name}/accuracy"
         values: list[Value] = [(label, float(each.mean()))]
         if self.resamples:
@@ -118,19 +113,6 @@ class VQA:
         return {"commonest answer": dict(values)}
 
 
-class _Shown:
-    """A picture for each question; a picture of several is read once."""
-
-    def __init__(self, images: Rows, places: Sequence[int]):
-        self._images, self._places = images, places
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __getitem__(self, index: int, /) -> Any:
-        return self._images[self._places[index]]
-
-
 def build(name: str, options: Mapping[str, Any], tools: Tools) -> VQA:
     """A VQA from the options of a config.
 
@@ -138,7 +120,8 @@ def build(name: str, options: Mapping[str, Any], tools: Tools) -> VQA:
       data: source spec; examples hold `questions`, or `question` with `answers`.
       mode: "generate" (default), "rank" or "classify"; candidates: answers, or a file of them, for the latter two.
       settings: of generation, default beam search as BLIP's, or of a system that reads conversations greedy.
-      nearest, template, resamples: see VQA.
+      nearest, template, resamples, scorer: see VQA.
+      ocr: whether what was read in a picture (`ocr_tokens`) stands behind the question.
       kind: key of an example by which accuracies are split (default `answer_type`; else a question's own kind).
       limit: at most this many examples; per_example: at most so many questions of each, the first ones.
 
@@ -156,6 +139,8 @@ def build(name: str, options: Mapping[str, Any], tools: Tools) -> VQA:
         "kind",
         "limit",
         "per_example",
+        "scorer",
+        "ocr",
     )
     check_options("vqa", options, known, required=("data",))
     mode = options.get("mode", MODES[0])
@@ -163,34 +148,15 @@ def build(name: str, options: Mapping[str, Any], tools: Tools) -> VQA:
         raise UserError(f"mode = {mode!r}; valid: {', '.join(MODES)}")
     if (mode == "generate") == ("candidates" in options):
         raise UserError(f"mode {mode!r} {'takes no' if mode == 'generate' else 'needs'} candidates")
-    template = options.get("template", "{}")
-    if template.count("{}") != 1:
-        raise UserError(f"template = {template!r}; valid: a text with one {{}} for the question")
-    source, field = tools.open_source(options["data"]), options.get("kind", "answer_type")
-    places, asked = list[tuple[int, int]](), list[Asked]()
-    for index, example in examples(source, options.get("limit"), tools):
-        found = list(_questions(example, field))[: options.get("per_example")]
-        if found:
-            asked += [Asked(len(places), str(example.get("key", index)), *each) for each in found]
-            places.append((index, 0))
-    if not asked:
-        raise UserError(f"{options['data']} has no question with an answer (`questions`, or `question` and `answers`)")
+    if (scorer := options.get("scorer", "vqa")) not in SCORERS:
+        raise UserError(f"scorer = {scorer!r}; valid: {', '.join(SCORERS)}")
+    template = asking.check_template(options.get("template", "{}"))
+    pictures, asked = asking.read(options["data"], options.get("kind", "answer_type"), tools, options.get("limit"),
+                                  options.get("per_example"), bool(options.get("ocr", False)))  # fmt: skip
     defaults = DEFAULTS if tools.ask is None else CHAT_DEFAULTS
     how = tools.how({**defaults, **options.get("settings", {})}) if mode == "generate" else None
     candidates = load_classes(options["candidates"]) if "candidates" in options else ()
     return VQA(
-        name, Pictures(source, places, tools.prepare), asked, tools, mode, how, candidates,
-        int(options.get("nearest", NEAREST)), template, int(options.get("resamples", 1000)),
+        name, pictures, asked, tools, mode, how, candidates,
+        int(options.get("nearest", NEAREST)), template, int(options.get("resamples", 1000)), scorer,
     )  # fmt: skip
-
-
-def _questions(example: Mapping[str, Any], field: str) -> Iterator[tuple[str, list[str], str]]:
-    """(question, answers, kind) of an example."""
-    if "question" in example:
-        answers = example.get("answers") or []
-        rows = [(example["question"], answers, str(example.get(field, "")))]
-    else:
-        rows = [(row[0], row[1], row[2] if len(row) > 2 else "") for row in example.get("questions") or ()]
-    for question, answers, kind in rows:
-        if question and answers:
-            yield question, [answers] if isinstance(answers, str) else list(answers), kind

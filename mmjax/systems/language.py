@@ -80,6 +80,10 @@ class LanguageModel(nn.Module):
         """What stands after the prompts, `ids` and `valid`."""
         return write(self, batch, how)
 
+    def likelihood(self, batch: Batch, most: int) -> dict[str, Array]:
+        """Log-probabilities of the rows' last tokens; see the function `likelihood`."""
+        return likelihood(self, batch, most)
+
     def example(self, rows: int, length: int = 8) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes of a batch."""
         return example(rows, length)
@@ -149,6 +153,25 @@ def prefill(system: Any, batch: Batch, room: int) -> tuple[Float[Array, "B V"], 
 def decode(system: Any, ids: Integer[Array, "R"], filled: Integer[Array, "R"]) -> Float[Array, "R V"]:
     """Logits of the token after `ids`, which go to the slots `filled`."""
     return system.llm.logits(system.llm.step(system.llm.embed(ids[:, None]), filled)[:, 0])
+
+
+def likelihood(system: Any, batch: Batch, most: int) -> dict[str, Array]:
+    """`log` float[B], the sum of the log-probabilities of the tokens that `mask_loss` names, and their `count` int[B].
+
+    Args:
+      batch: of rows whose last tokens `mask_loss` names, and no others.
+      most: of them at most; only their logits are made.
+    """
+    T = batch["ids"].shape[1]
+    named = jnp.asarray(batch["mask_loss"]) & (jnp.arange(T) > 0)[None]  # nothing stands before a row's first token
+    x = states(system, batch, False)
+    end = jnp.max(jnp.where(named, jnp.arange(1, T + 1)[None], 0), axis=1)  # of the tokens; before them one place more
+    at = end[:, None] - most - 1 + jnp.arange(most + 1)[None]
+    inside, at = at >= 0, jnp.maximum(at, 0)
+    ids, named = (jnp.take_along_axis(part, at, axis=1) for part in (jnp.asarray(batch["ids"]), named))
+    logits = system.llm.logits(jnp.take_along_axis(x, at[:, :, None], axis=1))
+    sums, counts = next_token_sums(logits, ids, named & inside)
+    return {"log": -sums, "count": counts.astype(jnp.int32)}
 
 
 # ---------------------------------------------------------------- builders

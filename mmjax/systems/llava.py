@@ -132,6 +132,10 @@ class LLaVA(nn.Module):
         """What stands after the prompts, `ids` and `valid`."""
         return write(self, batch, how)
 
+    def likelihood(self, batch: Batch, most: int) -> dict[str, Array]:
+        """Log-probabilities of the rows' last tokens; see `language.likelihood`."""
+        return language.likelihood(self, batch, most)
+
     def example(self, rows: int, length: int = 8) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes of a batch with one view a row."""
         size = self.img.image_size

@@ -139,6 +139,19 @@ def test_prompts_end_where_the_answers_begin(words, more) -> None:
     assert two["image"].shape[1] == 2 * (5 if more else 1)
 
 
+def test_prompts_with_answers_say_which_tokens_these_are(words) -> None:
+    """Also where a template has learned tokens in the question (v0), and for a question without a picture."""
+    picture = np.full((8, 8, 3), 9, np.uint8)
+    for name in ("vicuna_v1", "v0"):
+        ask = Asker(Chats(template=name, sight=SIGHT), words, lambda picture: picture, 300)
+        batch = ask(["What is it?", "Why?"], [picture, picture], ["A dog.", "So."], [True, False])
+        said = [words.decode(ids[named]) for ids, named in zip(batch["ids"], batch["mask_loss"], strict=True)]
+        assert all(answer in text for text, answer in zip(said, ("A dog.", "So."), strict=True))
+        assert "Human" not in said[0] and len(said[0]) < 40 and not (batch["mask_loss"] & ~batch["valid"]).any()
+        assert (batch["slot"][0] >= 0).sum() == 4 and not (batch["slot"][1] >= 0).any()
+        assert (batch["image"][0] == 9).all() and not batch["image"][1].any()
+
+
 def test_prompts_that_cannot_be_made(words) -> None:
     picture = np.zeros((8, 8, 3), np.uint8)
     task = Chats(sight=SIGHT)

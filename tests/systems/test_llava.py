@@ -73,6 +73,24 @@ def init(config=TINY, seed=0):
     return model, jax.tree.map(lambda x: x + jnp.asarray(0.1 * rng.normal(size=x.shape), jnp.float32), params)
 
 
+def test_the_likelihood_of_the_last_tokens_is_that_of_the_logits():
+    model, params = init()
+    rng = np.random.default_rng(2)
+    lengths, answers = (9, 6, 3), (1, 3, 2)  # the last row is all answer but its first token
+    valid = np.arange(9)[None] < np.array(lengths)[:, None]
+    named = valid & (np.arange(9)[None] >= (np.array(lengths) - np.array(answers))[:, None])
+    named[0, 8] = False  # something that is not weighed stands behind the answer
+    named[0, 7] = True
+    batch = {"ids": rng.integers(4, 40, (3, 9)).astype(np.int32), "valid": valid, "mask_loss": named}
+    logits = jax.jit(functools.partial(model.apply, method="logits"))({"params": params}, batch)
+    each = np.asarray(jax.nn.log_softmax(logits))
+    wanted = [sum(each[b, t - 1, batch["ids"][b, t]] for t in np.flatnonzero(named[b])) for b in range(3)]
+    for most in (3, 20):  # more than there are changes nothing, not even more than the row has
+        made = jax.jit(lambda p, b, most=most: model.apply({"params": p}, b, most, method="likelihood"))(params, batch)
+        np.testing.assert_allclose(made["log"], wanted, atol=1e-4)
+        assert made["count"].tolist() == [1, 3, 2]
+
+
 def made_rows(count=3):
     """Rows of a picture and a few tokens, and one of tokens alone; pictures are whole views with a newline."""
     rng, rows = np.random.default_rng(1), []

@@ -50,6 +50,7 @@ def pick_columns(
     Args:
       available: what the table has.
       where: names the table in errors.
+      label: "": there is none, whatever the columns are called.
 
     Raises:
       UserError: a named column is not there, or none of the usual names is; the message lists the table's columns.
@@ -71,7 +72,7 @@ def pick_columns(
         raise UserError(
             f"{where} has no column for the image; columns: {', '.join(names) or 'none'}; say which with ?image=COLUMN"
         )
-    classes = named("label", label) if label else usual(LABEL)
+    classes = named("label", label) if label else usual(LABEL) if label is None else None
     first = usual(TEXT)
     texts = tuple(named("text", name) for name in text.split(",")) if text else (first,) if first else ()
     if not texts and classes is None:

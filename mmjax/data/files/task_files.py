@@ -4,7 +4,6 @@ Each opens the annotations as their authors publish them, with `?root=` the fold
 when they are opened: the largest has some hundred thousand rows of short texts.
 """
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,36 +12,14 @@ from mmjax.core.errors import UserError
 from mmjax.data.choices import choose
 from mmjax.data.decode import decode_image
 from mmjax.data.example import NO_PICTURE
-from mmjax.data.files.base import FileSource, Record, captions, read_image, read_named_image, spell
-from mmjax.data.files.paths import one_file, one_folder, unreadable
+from mmjax.data.files.annotated import Annotated, field, image_folder, json_rows, read_json
+from mmjax.data.files.base import captions, read_image, spell
+from mmjax.data.files.paths import one_file
 
 VERDICTS = ("contradiction", "neutral", "entailment")
 """Classes of SNLI-VE, in ALBEF's order."""
 TRUTH = ("false", "true")
 SPLITS = ("train", "restval", "val", "test")
-
-
-class Annotated(FileSource):
-    """Rows of an image's path, texts, and further fields, in the order of the file. Use the functions `open_…`."""
-
-    def __init__(self, name: str, rows: Sequence[Mapping[str, Any]], root: str | None, classes: Sequence[str] = ()):
-        self.name, self.rows, self.root, self.classes = name, rows, root, tuple(classes)
-        if not rows:
-            raise UserError(f"{name}: no row of it can be used for this task")
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def _read(self, index: int) -> Record:
-        row = self.rows[index]
-        extra = {k: v for k, v in row.items() if k not in ("key", "path", "texts", "label")}
-        return Record(
-            row["key"], read_named_image(row["path"], self.root), captions(row["texts"]), row.get("label"), extra
-        )
-
-    def image_file(self, index: int) -> tuple[str, str] | None:
-        """See `FileSource`."""
-        return self.rows[index]["key"], self.rows[index]["path"]
 
 
 class Statements:
@@ -72,28 +49,6 @@ class Statements:
         return list(TRUTH)
 
 
-def _json(kind: str, path: str, lines: bool) -> Any:
-    """The content of a JSON file, or of one with an object a line."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            return [json.loads(line) for line in file if line.strip()] if lines else json.load(file)
-    except OSError as error:
-        raise unreadable(kind, path, error) from None
-    except ValueError as error:
-        raise UserError(f"{kind}: {path} is not JSON{' lines' if lines else ''}: {error}") from None
-
-
-def _field(kind: str, row: Any, name: str, where: str) -> Any:
-    if not isinstance(row, Mapping) or name not in row:
-        has = sorted(row) if isinstance(row, Mapping) else type(row).__name__
-        raise UserError(f"{kind}: {where} has no {name!r}; it has {has}")
-    return row[name]
-
-
-def _folder(kind: str, root: str | None, path: str) -> str:
-    return os.path.dirname(path) if root is None else one_folder(kind, root, "root=")
-
-
 def open_vqa(
     arg: str | None = None, *, root: str | None = None, annotations: str | None = None, pattern: str = "{id}.jpg"
 ) -> Annotated:
@@ -114,15 +69,13 @@ def open_vqa(
     name = spell(
         kind, arg, {"root": root, "annotations": annotations, "pattern": None if pattern == "{id}.jpg" else pattern}
     )
-    folder, content = _folder(kind, root, path), _json(kind, path, lines=False)
+    folder, content = image_folder(kind, root, path), read_json(kind, path, lines=False)
     given: dict[Any, Any] = {}
     if annotations is not None:
-        notes = _json(kind, one_file(kind, annotations, "v2_mscoco_val2014_annotations.json"), lines=False)
-        given = {
-            _field(kind, n, "question_id", annotations): n for n in _field(kind, notes, "annotations", annotations)
-        }
+        notes = read_json(kind, one_file(kind, annotations, "v2_mscoco_val2014_annotations.json"), lines=False)
+        given = {field(kind, n, "question_id", annotations): n for n in field(kind, notes, "annotations", annotations)}
     rows = []
-    for i, item in enumerate(content if isinstance(content, list) else _field(kind, content, "questions", path)):
+    for i, item in enumerate(content if isinstance(content, list) else field(kind, content, "questions", path)):
         note = given.get(item.get("question_id"), item)
         answers = note.get("answers", note.get("answer", []))
         answers = (
@@ -130,8 +83,8 @@ def open_vqa(
         )
         if annotations is not None and not answers:
             raise UserError(f"vqa: {annotations} has no answers to question {item.get('question_id')!r}")
-        file = item.get("image") or pattern.format(id=_field(kind, item, "image_id", f"{path}, question {i}"))
-        question = _field(kind, item, "question", f"{path}, question {i}")
+        file = item.get("image") or pattern.format(id=field(kind, item, "image_id", f"{path}, question {i}"))
+        question = field(kind, item, "question", f"{path}, question {i}")
         row = {"key": str(item.get("question_id", i)), "path": os.path.join(folder, file), "texts": question,
                "question": question, "answers": answers}  # fmt: skip
         kinds = {k: note[k] for k in ("question_type", "answer_type") if k in note}
@@ -151,15 +104,15 @@ def open_nlvr2(arg: str | None = None, *, root: str | None = None) -> Statements
     """
     kind = "nlvr2"
     path = one_file(kind, arg, "dev.json")
-    folder, rows = _folder(kind, root, path), []
-    with_list = _json_rows(kind, path)
+    folder, rows = image_folder(kind, root, path), []
+    with_list = json_rows(kind, path)
     for i, item in enumerate(with_list):
         where = f"{path}, row {i}"
-        label = str(_field(kind, item, "label", where)).lower()
+        label = str(field(kind, item, "label", where)).lower()
         if "images" in item:
             files, key = list(item["images"]), str(item.get("identifier", i))
         else:
-            key = str(_field(kind, item, "identifier", where))
+            key = str(field(kind, item, "identifier", where))
             stem = os.path.join(str(item.get("directory", "")), key.rsplit("-", 1)[0])
             files = [f"{stem}-img{side}.png" for side in (0, 1)]
         if len(files) != 2:
@@ -167,21 +120,11 @@ def open_nlvr2(arg: str | None = None, *, root: str | None = None) -> Statements
         parts = str(item.get("identifier", "")).rsplit("-", 2)
         named = {"sentence_id": f"{parts[0]}-{parts[2]}"} if len(parts) == 3 else {}
         rows.append({**named, "key": key, "paths": [os.path.join(folder, file) for file in files],
-                     "text": _field(kind, item, "sentence", where),
+                     "text": field(kind, item, "sentence", where),
                      "label": TRUTH.index(choose(f"label of {where}", label, TRUTH))})  # fmt: skip
     if not rows:
         raise UserError(f"nlvr2: {path} has no rows")
     return Statements(spell(kind, arg, {"root": root}), rows)
-
-
-def _json_rows(kind: str, path: str) -> list[Any]:
-    """Rows of a JSON list, or of JSON lines, whichever the file is."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            listed = file.read(64).lstrip()[:1] == "["
-    except OSError as error:
-        raise unreadable(kind, path, error) from None
-    return _json(kind, path, lines=not listed)
 
 
 def open_snli_ve(arg: str | None = None, *, root: str | None = None) -> Annotated:
@@ -195,14 +138,14 @@ def open_snli_ve(arg: str | None = None, *, root: str | None = None) -> Annotate
     """
     kind = "snli_ve"
     path = one_file(kind, arg, "snli_ve_dev.jsonl")
-    folder, rows = _folder(kind, root, path), []
-    for i, item in enumerate(_json_rows(kind, path)):
+    folder, rows = image_folder(kind, root, path), []
+    for i, item in enumerate(json_rows(kind, path)):
         where = f"{path}, row {i}"
-        verdict = item["gold_label"] if "gold_label" in item else _field(kind, item, "label", where)
+        verdict = item["gold_label"] if "gold_label" in item else field(kind, item, "label", where)
         if verdict == "-":
             continue
-        file = item["image"] if "image" in item else f"{_field(kind, item, 'Flickr30K_ID', where)}.jpg"
-        text = item["sentence2"] if "sentence2" in item else _field(kind, item, "sentence", where)
+        file = item["image"] if "image" in item else f"{field(kind, item, 'Flickr30K_ID', where)}.jpg"
+        text = item["sentence2"] if "sentence2" in item else field(kind, item, "sentence", where)
         rows.append({"key": str(item.get("pairID", i)), "path": os.path.join(folder, file), "texts": text,
                      "label": VERDICTS.index(choose(f"label of {where}", verdict, VERDICTS))})  # fmt: skip
     return Annotated(spell(kind, arg, {"root": root}), rows, root, VERDICTS)
@@ -217,13 +160,13 @@ def open_karpathy(arg: str | None = None, *, split: str = "test", root: str | No
     kind = "karpathy"
     path = one_file(kind, arg, "dataset_coco.json")
     splits = [choose("split of the source karpathy", each, SPLITS) for each in split.split(",")]
-    folder, content, rows = _folder(kind, root, path), _json(kind, path, lines=False), []
-    for i, item in enumerate(_field(kind, content, "images", path)):
+    folder, content, rows = image_folder(kind, root, path), read_json(kind, path, lines=False), []
+    for i, item in enumerate(field(kind, content, "images", path)):
         where = f"{path}, image {i}"
-        if _field(kind, item, "split", where) not in splits:
+        if field(kind, item, "split", where) not in splits:
             continue
-        file = _field(kind, item, "filename", where)
-        texts = [_field(kind, each, "raw", where) for each in _field(kind, item, "sentences", where)]
+        file = field(kind, item, "filename", where)
+        texts = [field(kind, each, "raw", where) for each in field(kind, item, "sentences", where)]
         rows.append({"key": os.path.splitext(file)[0], "path": os.path.join(folder, item.get("filepath", ""), file),
                      "texts": texts, "image_id": int(item.get("cocoid", item.get("imgid", i)))})  # fmt: skip
     return Annotated(spell(kind, arg, {"split": split, "root": root}), rows, root)

@@ -6,7 +6,9 @@ import numpy as np
 
 from mmjax.evals.base import Evaluator, Predictor
 from mmjax.evals.caption import Captions, Written
+from mmjax.evals.choice import Choice
 from mmjax.evals.linear_probe import LinearProbe
+from mmjax.evals.presence import Presence
 from mmjax.evals.ranking import chance_recall
 from mmjax.evals.report.classification import ClassPanel, class_bars, confusion, recall_curve, sweep_curve
 from mmjax.evals.report.contents import RetrievalPanel, retrieval_panel
@@ -19,6 +21,8 @@ from mmjax.evals.vqa import VQA
 from mmjax.evals.zeroshot import ZeroShot
 
 _CUTS = 60  # cut-offs of a recall curve
+WRITERS = (Captions, VQA, Presence, Choice)
+"""Evaluators whose texts are shown with their scores."""
 
 
 class Examined(NamedTuple):
@@ -55,13 +59,14 @@ def examine(evaluator: Evaluator, predictor: Predictor) -> Examined:
         name = f"{stem(evaluator.name)}_sweep.png"
         sweep = Picture(name, evaluator.name, caption, to_png(sweep_curve(outcome.tried)))
         return Examined(dict(evaluator.score(outcome)), [], [sweep, *_classification(panel)])
-    if isinstance(evaluator, Captions | VQA):
+    if isinstance(evaluator, WRITERS):
         values, written = evaluator.score(evaluator.write(predictor))
-        return Examined(dict(values), [], [_written(evaluator, written)], tuple(written))
+        shown = [text for text in written if text.image >= 0]
+        return Examined(dict(values), [], [_written(evaluator, shown)] if shown else [], tuple(written))
     return Examined(dict(evaluator.run(predictor)), [], [])
 
 
-def _written(evaluator: Captions | VQA, written: list[Written]) -> Picture:
+def _written(evaluator: Captions | VQA | Presence | Choice, written: list[Written]) -> Picture:
     captions = isinstance(evaluator, Captions)
     score, right = ("CIDEr", 1.0) if captions else ("accuracy", 0.5)
     caption = (
