@@ -31,7 +31,8 @@ KEYS = {
 REQUIRED = ("seed", "system", "tokenizer", "data", "stages")
 RANDOM = "random"  # as config.init: frozen towers of random weights are meant
 _DATA = {"batch_size": "whole", "workers": "whole", "read_ahead": "whole", "task": "mapping", "text_length": "whole",
-         "image": "mapping", "text": "mapping", "text_buckets": "list", "eval_image": "mapping"}  # fmt: skip
+         "image": "mapping", "text": "mapping", "alone": "mapping", "text_buckets": "list",
+         "eval_image": "mapping"}  # fmt: skip
 _TOKENIZER = {"spec": "text", "kind": "text", "train_on": "text", "vocab_size": "whole", "model_type": "text",
               "normalization": "text", "lower": "flag", "added": "list", "clean": "text",
               "most_words": "whole", "symbols": "list"}  # fmt: skip

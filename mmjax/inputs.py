@@ -5,7 +5,7 @@ import functools
 import pathlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -19,7 +19,7 @@ from mmjax.commands.left_out import tell
 from mmjax.core import sharding as shd
 from mmjax.core.config import check_keys
 from mmjax.core.errors import UserError
-from mmjax.data import augment, ledger, tasks
+from mmjax.data import augment, ledger, mixture, tasks
 from mmjax.data import text as texts
 from mmjax.data.chat_prompts import Asker
 from mmjax.data.chat_task import Chats, Sight
@@ -28,7 +28,7 @@ from mmjax.data.conversations import texts_of
 from mmjax.data.example import BadExample
 from mmjax.data.image import Preprocess
 from mmjax.data.load import usable
-from mmjax.data.pipeline import Pipeline
+from mmjax.data.pipeline import Pipeline, derive
 from mmjax.data.prefetch import DevicePrefetch, prefetch_to_device
 from mmjax.data.sources import open_source
 from mmjax.data.task import Task
@@ -50,6 +50,7 @@ TOKENIZER_KEYS = ("spec", "kind", "train_on", "vocab_size", *(key for keys in _T
 
 DATA_KEYS = {
     "train": "source spec, or {spec: weight}",
+    "alone": "{'image': …, 'text': …}: sources of images and of texts alone (data/mixture.py)",
     "batch_size": "over all devices",
     "task": "tasks.from_config's mapping: what an example is; pairs of an image and a text unless told",
     "image": "augment.from_config's mapping, without size",
@@ -160,7 +161,13 @@ def _task(config: Mapping[str, Any], given: Mapping[str, Any] | None) -> Task:
             f"no conversations; the kind 'chat' is for the systems {', '.join(systems.DECODERS)}"
         )  # fmt: skip
         raise UserError(f"config.data.task = {dict(given or {})}: the system {name} reads {need}")
-    return tasks.from_config(given, sight(config) if decoder else None)
+    made = tasks.from_config(given, sight(config) if decoder else None)
+    if getattr(made, "modality", "") == "all" and name not in systems.MIXED:
+        raise UserError(
+            f"config.data.task.modality = 'all': the system {name} learns of one kind at a time (pair, image or text); "
+            f"all at once: {', '.join(systems.MIXED)}"
+        )
+    return made
 
 
 def _has_decoder(config: Mapping[str, Any]) -> bool:
@@ -204,12 +211,13 @@ def data_settings(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> di
     data = {**config["data"], **overrides}
     check_keys("config.data", data, DATA_KEYS)
     check_data(data)
-    return data
+    own = mixture.own_sources(data).get((data.get("task") or {}).get("modality", ""))
+    return data if own is None else {**data, **{key: value for key, value in own.items() if key != "share"}}
 
 
 def make_pipeline(
     config: Mapping[str, Any], overrides: Mapping[str, Any], tokenizer: Tokenizer, mesh: Mesh | None = None
-) -> Pipeline:
+) -> Pipeline | mixture.Mixture:
     """The training batches; `overrides` are a stage's changes to config["data"].
 
     With a mesh, the rows of them that this process's devices hold.
@@ -230,31 +238,48 @@ def make_pipeline(
             "config.data.text_buckets: the text tower of config.system reads padding (it is not causal, or its pool is "
             "'last', or has cls_shift), so that cutting it off would change the features; leave text_buckets out"
         )
-    specs = data["train"]
-    weights = dict(specs) if isinstance(specs, Mapping) else None
-    return Pipeline(
-        {spec: open_source(spec) for spec in ([specs] if isinstance(specs, str) else specs)},
-        weights=weights,
-        tokenizer=tokenizer,
-        length=text_length(config, overrides),
-        image=augment.from_config({**data.get("image", {}), "size": image_size(config)}),
-        text=texts.from_config(data.get("text", {})),
-        task=task,
-        batch_size=data["batch_size"],
-        seed=config["seed"],
-        rows=None if mesh is None else shd.local_rows(mesh, data["batch_size"]),
-        text_buckets=buckets,
-        workers=data.get("workers", 0),
-        read_ahead=data.get("read_ahead", 2),
-    )
+
+    def build(train: Any, task: Task, rows: int, length: int, seed: int, buckets: tuple[int, ...]) -> Pipeline:
+        return Pipeline(
+            {spec: open_source(spec) for spec in ([train] if isinstance(train, str) else train)},
+            weights=dict(train) if isinstance(train, Mapping) else None,
+            tokenizer=tokenizer,
+            length=length,
+            image=augment.from_config({**data.get("image", {}), "size": image_size(config)}),
+            text=texts.from_config(data.get("text", {})),
+            task=task,
+            batch_size=rows,
+            seed=seed,
+            rows=None if mesh is None else shd.local_rows(mesh, rows),
+            text_buckets=buckets,
+            workers=data.get("workers", 0),
+            read_ahead=data.get("read_ahead", 2),
+        )
+
+    length, size, seed = text_length(config, data), data["batch_size"], config["seed"]
+    pairs = build(data["train"], task, size, length, seed, buckets)
+    alone: dict[str, Pipeline] = {}
+    for kind, own in _alone(data, task).items():
+        rows = mixture.rows_of(kind, own, size)
+        if mesh is not None:
+            shd.check_batch_size(rows, mesh)
+        one: Any = dataclasses.replace(cast(Any, task), modality=kind)
+        alone[kind] = build(own["train"], one, rows, own.get("text_length", length), derive(seed, kind), ())
+    return mixture.Mixture(pairs, alone) if alone else pairs
 
 
-def open_batches(pipeline: Pipeline, sharding: Any, state: Any = None) -> DevicePrefetch:
+def _alone(data: Mapping[str, Any], task: Task) -> dict[str, dict[str, Any]]:
+    """What a batch has beside its pairs: kind -> options of its source."""
+    return mixture.own_sources(data) if getattr(task, "modality", "") == "all" else {}
+
+
+def open_batches(pipeline: Pipeline | mixture.Mixture, sharding: Any, state: Any = None) -> DevicePrefetch:
     """Device batches, from where `state` (of a checkpoint) left them."""
     batches = iter(pipeline)
     if state is not None:
         batches.set_state(state)
-    return prefetch_to_device(batches, sharding, rows=pipeline.rows, batch_size=pipeline.batch_size)
+    apart = getattr(pipeline, "apart", {})
+    return prefetch_to_device(batches, sharding, rows=pipeline.rows, batch_size=pipeline.batch_size, apart=apart)
 
 
 def abstract_batch(config: Mapping[str, Any], mesh: Any) -> dict[str, jax.ShapeDtypeStruct]:
@@ -271,13 +296,20 @@ def stage_batch(config: Mapping[str, Any], overrides: Mapping[str, Any], rows: i
       UserError: see `text_length` and `tasks.from_config`.
     """
     system: Any = systems.build(config["system"])
-    task = _task(config, data_settings(config, overrides).get("task"))
-    made = system.example(rows, text_length(config, overrides))
+    data = data_settings(config, overrides)
+    task = _task(config, data.get("task"))
+    made = system.example(rows, text_length(config, data))
     if isinstance(task, Chats) and task.images:
         picture = made["image"]
         made["image"] = jax.ShapeDtypeStruct((rows, task.most_views, *picture.shape[2:]), picture.dtype)
     if isinstance(task, Chats) and task.pack > 1:
         made["sample"] = made["ids"]
+    if getattr(task, "whole_words", False):
+        made["begins"] = made["valid"]
+    for kind, own in _alone(data, task).items():
+        beside = system.example(mixture.rows_of(kind, own, rows), own.get("text_length", text_length(config, data)))
+        beside["begins"] = beside["valid"]
+        made |= {mixture.PREFIX + key: beside[key] for key in mixture.ALONE[kind] if key in made}
     return {key: shape for key, shape in made.items() if key not in getattr(task, "without", ())}
 
 

@@ -64,7 +64,10 @@ def of_run(config: Mapping[str, Any]) -> list[Entry]:
         found.append(licences.entry("tokenizer", f"trained on {tokenizer['train_on']}", "that of its texts", "the run"))
     sources = [config.get("data", {})] + [stage.get("data") or {} for stage in config.get("stages", {}).values()]
     for data in sources:
-        train = data.get("train") if isinstance(data, Mapping) else data
-        for spec in [train] if isinstance(train, str) else list(train or ()):
-            found += of_data(spec)
+        several = [data.get("train") if isinstance(data, Mapping) else data]
+        if isinstance(data, Mapping):
+            several += [kind.get("train") for kind in (data.get("alone") or {}).values()]
+        for train in several:
+            for spec in [train] if isinstance(train, str) and train else list(train or ()):
+                found += of_data(spec)
     return licences.merge(found)

@@ -34,6 +34,19 @@ RUNS = (
         ),
     ),
     (
+        "masked_data_modelling",
+        {"TEACHER_STEPS": 4, "TOKENIZER_STEPS": 2, "STEPS": 3, "BATCH_SIZE": 8, "WIDTH": 16, "PICTURES": 20},
+        1 + 1 + 2 + 1 + 1,  # scenes, losses, codes, masked pictures, masked words
+        (
+            "stage names: 2 steps",
+            "stage train: 2 steps",
+            "stage pretrain: 3 steps",
+            "of 256 codes are used",
+            "hidden patches whose code is guessed right",
+            "hidden words guessed right",
+        ),
+    ),
+    (
         "visual_chat",
         {"LANGUAGE_STEPS": 2, "NAMES_STEPS": 2, "SEE_STEPS": 2, "ALIGN_STEPS": 2, "INSTRUCT_STEPS": 2,
          "BATCH_SIZE": 8, "WIDTH": 16, "PICTURES": 6},
@@ -102,6 +115,30 @@ def test_a_notebook_trains_the_repository_s_config(name, config):
     for part in ("seed", "system", "tokenizer", "data", "stages"):
         assert ours[part] == theirs[part], part
     assert list(ours["stages"]) == list(theirs["stages"])
+
+
+def test_masked_data_modelling_trains_the_repository_s_configs():
+    """The three runs are those of the small configs, with fewer steps; of BEiT-3 pre-training alone."""
+    made: dict = {}
+    exec(cell("masked_data_modelling", "parameters") + "\n" + cell("masked_data_modelling", "config"), made)
+    small = {name: plain(load(f"{ROOT}/configs/{form}")) for name, form in (
+        ("teacher", "clip/emoji_scenes.py"), ("tokenizer", "vqkd/emoji_scenes.py:clip"),
+        ("model", "beit3/emoji_scenes.py:vqkd"))}  # fmt: skip
+    for name, theirs in small.items():
+        ours = plain(made[name])
+        checks.check_config(ours)
+        system = dict(theirs["system"])
+        if name == "model":
+            system = {key: value for key, value in system.items() if key not in ("classes", "smoothing")}
+            system["tasks"] = ["mdm"]
+            theirs["stages"].pop("finetune")
+        assert ours["system"] == system and ours["tokenizer"] == theirs["tokenizer"]
+        assert list(ours["stages"]) == list(theirs["stages"])
+        for stage, settings in theirs["stages"].items():
+            found = {key: value for key, value in ours["stages"][stage].items() if key not in ("steps", "data")}
+            assert found == {key: settings[key] for key in found}, stage
+        if name != "teacher":
+            assert [{**ours["init"][0], "path": ""}] == [{**theirs["init"][0], "path": ""}]
 
 
 @pytest.mark.slow

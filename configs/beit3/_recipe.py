@@ -5,15 +5,25 @@ beta2 0.98, epsilon 1e-6, weight decay 0.05, peak 1e-3 after 10,000 steps of war
 drop path 0.1; 40 % of the patches masked block-wise, 15 % of a text's words and 50 % of a pair's; random crops, flips,
 colours by 0.4. No pre-training code was released.
 
-Ours: a batch of 2,048 pairs is the 2,048 images, the 2,048 texts and the pairs at once. The image codes are those of a
+From the released code: fine-tuning, whose rate falls by a factor with each layer below the heads, along a cosine to
+1e-6 (the warm-up begins at 1e-6 there, at 0 here); and what is not decayed: gains, biases, the positions of images, the
+class token. That pre-training has the same list is ours.
+
+Images and texts alone have sources of their own, `data.alone.image.train` and `data.alone.text.train`, as many rows of
+each as of pairs; where one is not given, the pairs' are read alone, too. The image codes are those of a
 VQ-KD (`configs/vqkd`), whose run `init` names.
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from mmjax.core.errors import UserError
 from mmjax.systems import beit3_sizes, vqkd
 
+PRETRAINED = "runs/beit3_base"  # what fine-tuning begins with
+NO_DECAY = ("img/pos",)  # besides what has one axis
 TOKENIZER = {
     "img": {"image_size": 32, "patch": 8, "width": 32, "depth": 1, "heads": 2},
     "decoder": {"width": 32, "depth": 1, "heads": 2},
@@ -47,10 +57,11 @@ def paper(size: str, variant: str = "") -> ConfigDict:
     c.data = ConfigDict({
         "train": "", "batch_size": 2048, "text_length": 64, "text": {}, "workers": 16, "read_ahead": 2,
         "image": {"scale": (0.2, 1.0), "flip": 0.5, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4},
-        "task": {"kind": "masked"},
+        "task": {"kind": "masked", "modality": "all"}, "alone": {"image": {"train": ""}, "text": {"train": ""}},
     })  # fmt: skip
     c.mesh = ConfigDict({"data": -1, "fsdp": 8, "tensor": 1})
-    adam = {"b2": 0.98, "eps": 1e-6, "weight_decay": 0.05, "clip": 3.0, "lr": 1e-3}
+    adam = {"b2": 0.98, "eps": 1e-6, "weight_decay": 0.05, "clip": 3.0, "lr": 1e-3, "no_decay": NO_DECAY,
+            "also_decay": ("img/mask",)}  # fmt: skip
     c.stages = ConfigDict({
         "pretrain": {"steps": 1_000_000, "warmup": 10_000, "train": beit3_sizes.STAGES["pretrain"], **adam}
     })  # fmt: skip
@@ -66,7 +77,8 @@ def paper(size: str, variant: str = "") -> ConfigDict:
 
 def smoke(c: ConfigDict, shared: bool = False) -> None:
     """A tiny model for three steps; its image codes are of random weights."""
-    c.init = "random"
+    with c.ignore_type():
+        c.init = "random"
     c.system = ConfigDict({
         "name": "beit3", "tasks": ("mdm",), "width": 32, "depth": 2, "heads": 2, "shared": shared, "top": int(shared),
         "codes": 32, "tokenizer": TOKENIZER, "img": {"image_size": 32, "patch": 8},
@@ -81,3 +93,63 @@ def smoke(c: ConfigDict, shared: bool = False) -> None:
     c.every = ConfigDict({"log": 1, "save": 2, "evaluate": 0})
     c.evals = ConfigDict()
     c.report = ()
+
+
+def finetune(
+    task: str,
+    variant: str,
+    *,
+    title: str,
+    heads: str,
+    image_size: int,
+    text_length: int,
+    data_task: Mapping[str, Any],
+    examples: int,
+    batch: int,
+    epochs: int,
+    warm: int,
+    rates: Mapping[str, Mapping[str, float]],
+    weight_decay: float,
+) -> ConfigDict:
+    """The config of a task's fine-tuning as released.
+
+    Args:
+      task: of mmjax/systems/beit3.py.
+      variant: "" is the base size, "large" the large one, "smoke" a tiny one for three steps on the built-in scenes.
+      title: of the report.
+      heads: pattern of what begins at random.
+      image_size, text_length, data_task: what a batch has.
+      examples: of an epoch; batch, epochs, warm: sizes of a step, of the run and of its warm-up.
+      rates: size -> `lr`, `layer_decay` and `drop_path`.
+      weight_decay: of the optimizer.
+
+    Raises:
+      UserError: another variant.
+    """
+    if variant not in ("", "large", "smoke"):
+        raise UserError(f"variant {variant!r} does not exist; there are '' (base), 'large' and 'smoke'")
+    size = "large" if variant == "large" else "base"
+    each, own = examples // batch, rates[size]
+    c = paper(size)
+    c.title = f"BEiT-3 {size}, {title}"
+    with c.ignore_type():
+        c.init = (
+            {"path": PRETRAINED.replace("base", size), "load": ("(img|txt|fusion)/.*",)},
+            {"path": "random", "load": (heads,)},
+        )
+    c.system = ConfigDict({
+        "name": "beit3", "size": size, "tasks": (task,), "drop_path": own["drop_path"], "dtype": "auto", "scan": True,
+        "remat": "full", "img": {"image_size": image_size},
+    })  # fmt: skip
+    c.data.batch_size, c.data.text_length = batch, text_length
+    c.data.image, c.data.task = ConfigDict({"scale": (0.5, 1.0), "flip": 0.5}), ConfigDict(dict(data_task))
+    c.stages = ConfigDict({
+        "finetune": {"steps": epochs * each, "warmup": warm * each, "lr": own["lr"], "end_lr": 1e-6,
+                     "layer_decay": own["layer_decay"], "weight_decay": weight_decay, "no_decay": NO_DECAY,
+                     "train": beit3_sizes.STAGES["finetune"]}
+    })  # fmt: skip
+    if variant == "smoke":
+        smoke(c)
+        c.system.tasks = (task,)
+        del c.system.tokenizer
+    return c

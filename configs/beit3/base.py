@@ -1,7 +1,8 @@
 r"""BEiT-3 base: masked data modelling of images, texts and pairs (Wang et al. 2022).
 
     mmjax train --config configs/beit3/base.py --workdir runs/beit3_base \
-        --config.data.train=SOURCE --config.init=INIT
+        --config.data.train=PAIRS --config.data.alone.image.train=IMAGES --config.data.alone.text.train=TEXTS \
+        --config.init=INIT
 
 `tokenizer.spec` is the released SentencePiece model; INIT gives the image tokenizer a VQ-KD's weights.
 Hardware: a TPU pod or a cluster of GPUs, in groups of 8 devices. Expected: 1,000,000 steps; the logs give each loss,

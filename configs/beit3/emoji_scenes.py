@@ -8,12 +8,10 @@ the first three questions of 300. The report has the baselines beside: one capti
 answer to each kind of question.
 
 With random codes, the default, images are still masked and predicted: a random projection's codes, as BEST-RQ predicts
-of speech. To predict those of a VQ-KD give the tokenizer the weights of a run of configs/vqkd/emoji_scenes.py (at the
-same `size`), in this file:
+of speech. `:vqkd` predicts those of a run of configs/vqkd/emoji_scenes.py in runs/vqkd_scenes (elsewhere:
+--config.init[0].path=DIR), `:pixels` the pixels of the patches.
 
-    c.init = {"path": "runs/vqkd_scenes", "skip": ("teacher.*",), "rename": {"(.*)": r"tokenizer/\1"}}
-
-`:smoke` is a form of a few steps.
+`:finetune` leaves pre-training out; `:smoke` and each of these with `_smoke` are forms of a few steps.
 """
 
 from ml_collections import ConfigDict
@@ -27,14 +25,28 @@ SIZE = 80
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The config; `smoke` is a form of a few steps."""
-    if variant not in ("", "smoke"):
-        raise UserError(f"variant {variant!r} does not exist; there is 'smoke', or none")
+    """The config.
+
+    Args:
+      variant: "" predicts random codes, "vqkd" those of a run of configs/vqkd, "pixels" no codes; "finetune" has no
+        pre-training; "smoke", and each with "_smoke", are forms of a few steps.
+
+    Raises:
+      UserError: another variant.
+    """
+    form, small = variant.removesuffix("smoke").removesuffix("_"), variant.endswith("smoke")
+    if form not in ("", "vqkd", "pixels", "finetune"):
+        raise UserError(
+            f"variant {variant!r} does not exist; there are smoke, vqkd, pixels, finetune (all with _smoke), or none"
+        )
     recipe = sibling(__file__, "_recipe")
     answers = possible_answers(open_source("emoji_scenes:train").world)
     c = recipe.paper("base")
     c.title = "BEiT-3 learns scenes of emoji"
-    c.init = "random"
+    with c.ignore_type():
+        c.init = "random"
+        if form == "vqkd":
+            c.init = ({"path": "runs/vqkd_scenes", "skip": ("teacher.*",), "rename": {"(.*)": r"tokenizer/\1"}},)
     tower, image = {"width": 128, "heads": 4}, {"image_size": SIZE, "patch": 16}
     c.system = ConfigDict({
         "name": "beit3", "tasks": ("mdm", "caption", "vqa"), **tower, "depth": 4, "mlp_dim": 256, "init_std": 0.07,
@@ -68,7 +80,11 @@ def get_config(variant: str = "") -> ConfigDict:
     })  # fmt: skip
     c.every = ConfigDict({"log": 20, "save": 200, "evaluate": 0})
     c.report = ("captions", "answers")
-    if variant:
+    if form == "pixels":
+        c.system.target = "pixels"
+    if form == "finetune":
+        del c.stages["pretrain"]
+    if small:
         _shrink(c)
     return c
 

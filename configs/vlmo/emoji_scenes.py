@@ -10,7 +10,7 @@ With random codes, the default, images are still masked and predicted: a random 
 of speech. To predict those of a VQ-KD give the tokenizer the weights of a run of configs/vqkd/emoji_scenes.py (at the
 same `size`), in this file:
 
-    c.init = {"path": "runs/vqkd_scenes", "skip": ("teacher.*",), "rename": {"(.*)": r"tokenizer/\1"}}
+    c.init = ({"path": "runs/vqkd_scenes", "skip": ("teacher.*",), "rename": {"(.*)": r"tokenizer/\1"}},)
 
 `:pairs` leaves the first two stages out; `:smoke` and `:pairs_smoke` are forms of a few steps.
 """

@@ -1,7 +1,8 @@
 r"""VLMo Large: images, then texts, then pairs (Bao et al. 2021, and the released code).
 
     mmjax train --config configs/vlmo/large.py --workdir runs/vlmo_large \
-        --config.data.train=SOURCE --config.init=INIT
+        --config.data.train=PAIRS --config.data.alone.image.train=IMAGES --config.data.alone.text.train=TEXTS \
+        --config.init=INIT
 
 `tokenizer.spec` is BERT's vocabulary, `wordpiece:vocab.txt`; INIT gives the image tokenizer a VQ-KD's weights.
 Hardware: a slice of a TPU pod or a cluster of GPUs, in groups of 8 devices. Expected: three stages of 200,000 steps;

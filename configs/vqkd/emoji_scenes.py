@@ -1,14 +1,11 @@
 r"""VQ-KD on the built-in scenes, of a CLIP trained on them: minutes on two CPU cores.
 
     mmjax train --config configs/clip/emoji_scenes.py --workdir runs/clip_scenes
-    mmjax train --config configs/vqkd/emoji_scenes.py --workdir runs/vqkd_scenes
+    mmjax train --config configs/vqkd/emoji_scenes.py:clip --workdir runs/vqkd_scenes
 
-The teacher is random by default, and the codes keep what random features see. To distil that CLIP, put in this file,
-with _recipe.py's RENAME:
-
-    c.init = {"path": "runs/clip_scenes", "load": ("img/.*", "img_proj/.*"), "rename": recipe.RENAME}
-
-No run of this config has been measured. `:smoke` is a form of three steps.
+`:clip` distils that CLIP (elsewhere: --config.init[0].path=DIR); without it the teacher is random, and the codes keep
+what random features see. No run of this config has been measured. `:smoke` and `:clip_smoke` are forms of three steps,
+the latter of the smoke form of that CLIP.
 """
 
 from ml_collections import ConfigDict
@@ -19,9 +16,18 @@ from mmjax.systems import vqkd
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The config; `smoke` is a form of three steps."""
-    if variant not in ("", "smoke"):
-        raise UserError(f"variant {variant!r} does not exist; there is 'smoke', or none")
+    """The config.
+
+    Args:
+      variant: "clip" begins with a CLIP as the teacher, "" with a random one; "smoke" and "clip_smoke" are forms of a
+        few steps.
+
+    Raises:
+      UserError: another variant.
+    """
+    form, smoke = variant.removesuffix("smoke").removesuffix("_"), variant.endswith("smoke")
+    if form not in ("", "clip"):
+        raise UserError(f"variant {variant!r} does not exist; there are clip, clip_smoke, smoke, or none")
     recipe = sibling(__file__, "_recipe")
     tower = {"image_size": 80, "patch": 16, "width": 128, "heads": 4}
     # `img` and `decoder` are the tokenizer of configs/beit3 and configs/vlmo, `teacher` is the tower of configs/clip.
@@ -29,11 +35,18 @@ def get_config(variant: str = "") -> ConfigDict:
               "teacher": {**tower, "depth": 3}, "codes": 256, "code_dim": 16, "target": 128,
               "revive": 0.01}  # fmt: skip
     c = recipe.config("VQ-KD learns scenes of emoji", system, {"preset": "none"})
-    c.init = "random"
+    with c.ignore_type():
+        c.init = "random"
+        if form:
+            c.init = ({"path": "runs/clip_scenes", "load": ("img/.*", "img_proj/.*"), "rename": recipe.RENAME},)
     c.data.train = "emoji_scenes:train?size=80&parts=image,captions"
     c.stages.train = ConfigDict(
         {"steps": 1000, "warmup": 50, "lr": 1e-3, "b2": 0.99, "weight_decay": 1e-4, "train": vqkd.STAGES["train"]}
     )
-    if variant:
+    if smoke and form:  # the sizes of configs/beit3 and configs/vlmo, and of the smoke form of configs/clip
+        c.system.teacher.width, c.system.teacher.depth = 32, 1
+        c.data.batch_size, c.data.workers, c.stages.train.steps, c.stages.train.warmup = 16, 0, 3, 1
+        c.every = ConfigDict({"log": 1, "save": 2, "evaluate": 0})
+    elif smoke:
         recipe.smoke(c)
     return c

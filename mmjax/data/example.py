@@ -58,6 +58,10 @@ BATCH: dict[str, Key] = {
     "ids": Key(("int32",), ("B T",), "token ids; what stands where `valid` is False has no meaning"),
     "valid": Key(("bool",), ("B T",), "True = a real token, begin and end tokens included"),
     "begins": Key(("bool",), ("B T",), "True = this token begins a word: what whole-word masking needs to know"),
+    "alone_image": Key(("uint8", "float32"), ("M Y X 3",), "images alone, beside the pairs (data/mixture.py)"),
+    "alone_ids": Key(("int32",), ("N U",), "token ids of texts alone, beside the pairs"),
+    "alone_valid": Key(("bool",), ("N U",), "True = a real token of a text alone"),
+    "alone_begins": Key(("bool",), ("N U",), "True = this token of a text alone begins a word"),
     "mask_ar": Key(("int32",), ("B T",), "1 = this token opens a new causal block: earlier ones do not see it"),
     "mask_loss": Key(("bool",), ("B T",), "True = this token is to be predicted; unshifted, the loss shifts"),
     "slot": Key(

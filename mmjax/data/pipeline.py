@@ -119,14 +119,18 @@ class Pipeline:
             raise UserError(f"rows {rows} of a batch of {batch_size}; valid: some of 0 … {batch_size - 1}, ascending")
 
         task = task or tasks.Pairs()
-        buckets, check = _check_buckets(text_buckets, length), functools.partial(_check, task, text, tokenizer, length)
+        without = getattr(task, "without", ())
+        buckets, check = (
+            _check_buckets(() if "ids" in without else text_buckets, length),
+            functools.partial(_check, task, text, tokenizer, length),
+        )
         if buckets and isinstance(task, Whole):
             raise UserError(
                 f"data text_buckets = {buckets}: the rows of this task are not cut to buckets; leave it out"
             )
         pack = getattr(task, "pack", 1)
         self.each = batch_size * pack  # examples of a batch
-        samples, epoch = _samples(named, shares, seed, shuffle, check)
+        samples, epoch = _samples(named, shares, seed, shuffle, check, images="image" not in without)
         texts = _samples(named, shares, seed, shuffle, check, images=False)[0] if buckets else None
         if drop_remainder:
             if epoch < self.each:
@@ -143,7 +147,7 @@ class Pipeline:
                 f"{len(samples)} examples leave a short last batch of {len(samples) % self.each}, which "
                 "several processes, or rows of several examples, cannot share; valid: drop_remainder=True"
             )
-        own = _derive(seed, "transform")
+        own = derive(seed, "transform")
         samples = samples.random_map(_Transform(_Apart(image) if buckets else image, text, task), seed=own)
         texts = texts and texts.repeat(epochs).random_map(_Transform(_Apart(None), text, task), seed=own)
         self.samples_per_epoch = epoch
@@ -201,7 +205,7 @@ class PipelineIterator(Iterator[NumpyBatch]):
       dropped: what could not be used for this process's rows of the latest batch, with `step` as of now.
     """
 
-    def __init__(self, pipeline: Pipeline):
+    def __init__(self, pipeline: Any):  # a Pipeline, or a Mixture of several
         self.pipeline = pipeline
         self.step = 0
         self.dropped: list[ledger.Dropped] = []
@@ -367,12 +371,11 @@ class _Batches:
         numbers, samples, dropped = zip(*drawn, strict=True)
         length = self._bucket(range(begin, begin + there), dict(zip(rows, drawn[::pack], strict=True)))
         batch = {"index": np.array(numbers[::pack], np.int64)}
-        if not isinstance(self.task, Whole):
+        if not isinstance(self.task, Whole) and "image" in samples[0]:
             batch["image"] = np.stack([sample["image"] for sample in samples])
-            texts = [sample["text"] for sample in samples]
-            batch["ids"], batch["valid"] = tasks.tokens(self.tokenizer, texts, length)
+        if not isinstance(self.task, Whole) and "text" in samples[0]:
+            batch["ids"], batch["valid"] = tasks.tokens(self.tokenizer, [s["text"] for s in samples], length)
         batch |= self.task.collate(samples, self.tokenizer, length)
-        batch = {key: array for key, array in batch.items() if key not in getattr(self.task, "without", ())}
         bad = [item for items in dropped for item in items]
         bad += no_room(batch, pack, numbers, samples, self.lengths) if pack > 1 else []
         return batch if not bad else {**batch, DROPPED: ledger.pack(bad)}
@@ -402,18 +405,18 @@ def _samples(
         part = grain.MapDataset.range(len(source))
         if shuffle:
             # grain adds the epoch to the seed: neighbouring seeds would share permutations, so they are hashed.
-            own = _derive(seed, "shuffle", place)
+            own = derive(seed, "shuffle", place)
             if len(source) < SMALL:
                 part = part.map_with_index(_Permute(len(source), own))
             else:
                 part = part.shuffle(seed=own)
-        parts.append(part.map(Load(source, name, first, _derive(seed, "substitute", place), check, images)))
+        parts.append(part.map(Load(source, name, first, derive(seed, "substitute", place), check, images)))
         first += len(source)
     mixed = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, [shares[name] for name in sources])
     return mixed, len(mixed)
 
 
-def _derive(seed: int, purpose: str, place: int = 0) -> int:
+def derive(seed: int, purpose: str, place: int = 0) -> int:
     """An independent 32-bit seed for one purpose."""
     words = np.random.SeedSequence([seed, place, *purpose.encode()]).generate_state(1, np.uint32)
     return int(words[0])

@@ -4,6 +4,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,14 +29,15 @@ class DevicePrefetch:
         size: int = 2,
         rows: Sequence[int] | np.ndarray | None = None,
         batch_size: int = 0,
+        apart: Mapping[str, tuple[Sequence[int] | np.ndarray, int]] = MappingProxyType({}),
     ):
         if size < 1:
             raise ValueError(f"size {size}: at least 1")
         self.wait_s = 0.0
         self._batches = batches
         self._sharding = sharding
-        self._rows = None if rows is None or len(rows) == batch_size else np.asarray(rows)
-        self._batch_size = batch_size
+        self._rest = (range(0) if rows is None else rows, 0 if rows is None else batch_size)
+        self._apart = dict(apart)
         self._state = _state_of(batches)
         self._dropped: list[Any] = []
         self._ready: queue.Queue = queue.Queue(size)
@@ -99,25 +101,25 @@ class DevicePrefetch:
         try:
             while not self._stop.is_set():
                 batch = next(self._batches)
-                arrays = {k: self._place(v) for k, v in batch.items()}
+                arrays = {k: self._place(v, *self._apart.get(k, self._rest)) for k, v in batch.items()}
                 self._ready.put((arrays, _state_of(self._batches), getattr(self._batches, "dropped", ()), None))
         except BaseException as error:  # the consumer raises it; StopIteration too
             self._ready.put((None, None, (), error))
 
-    def _place(self, local: np.ndarray) -> "jax.Array":
+    def _place(self, local: np.ndarray, rows: Sequence[int] | np.ndarray, batch_size: int) -> "jax.Array":
+        """The global array of `batch_size` rows of which `local` has some."""
         import jax
 
-        if self._rows is None:
+        if len(rows) == batch_size:
             return jax.make_array_from_callback(local.shape, self._sharding, lambda index: local[index])
-        rows = self._rows
 
         def part(index: Any) -> np.ndarray:
             """A device's rows, which follow one another, are among those that are here."""
-            start, stop, _ = index[0].indices(self._batch_size)
-            first = int(np.searchsorted(rows, start))
+            start, stop, _ = index[0].indices(batch_size)
+            first = int(np.searchsorted(np.asarray(rows), start))
             return local[first : first + stop - start]
 
-        return jax.make_array_from_callback((self._batch_size, *local.shape[1:]), self._sharding, part)
+        return jax.make_array_from_callback((batch_size, *local.shape[1:]), self._sharding, part)
 
 
 def _state_of(batches: Any) -> Any:
@@ -139,6 +141,7 @@ def prefetch_to_device(
     size: int = 2,
     rows: Sequence[int] | np.ndarray | None = None,
     batch_size: int = 0,
+    apart: Mapping[str, tuple[Sequence[int] | np.ndarray, int]] = MappingProxyType({}),
 ) -> DevicePrefetch:
     """Makes global arrays of this process's batches in a thread, `size` of them ahead of the consumer.
 
@@ -148,9 +151,10 @@ def prefetch_to_device(
       size: batches on the devices that wait for the step.
       rows: which rows of the global batch these are (`core.sharding.local_rows`); None: all.
       batch_size: of the global batch; with `rows`.
+      apart: key -> (rows, batch_size), for arrays of another number of rows.
 
     Returns:
       An iterator with `wait_s` (how long the consumer waited, in seconds), `state()` (resumes after the batch received
       last, whatever was made ahead) and `close()`.
     """
-    return DevicePrefetch(batches, sharding, size, rows, batch_size)
+    return DevicePrefetch(batches, sharding, size, rows, batch_size, apart)

@@ -18,6 +18,7 @@ SOURCES = {
     "emoji_scenes": "mmjax.data.scenes:open",
     "jsonl": "mmjax.data.files.jsonl:open",
     "csv": "mmjax.data.files.csv:open",
+    "text": "mmjax.data.files.text:open",
     "parquet": "mmjax.data.files.parquet:open",
     "folder": "mmjax.data.files.folder:open",
     "webdataset": "mmjax.data.files.webdataset:open",

@@ -69,10 +69,10 @@ class Captions(Pairs):
 
 @dataclasses.dataclass(frozen=True)
 class Masked(Pairs):
-    """What masked data modelling reads: pairs, or of pairs the images or the texts alone.
+    """What masked data modelling reads: pairs, or images or texts alone, whose examples need nothing else.
 
     Attributes:
-      modality: "pair", "image" or "text".
+      modality: "pair", "image" or "text"; "all": pairs, with images and texts alone beside them (data/mixture.py).
       whole_words: also give `begins`, which tokens begin a word, by the tokenizer's `begins_word`.
     """
 
@@ -87,9 +87,19 @@ class Masked(Pairs):
         """Keys that the batch does not have."""
         return MODALITIES[self.modality]
 
+    def check(self, example: Mapping[str, Any], text: Any) -> None:
+        if self.modality != "image":
+            super().check(example, text)
+
+    def sample(self, example: Mapping[str, Any], number: int, make: Make, rng: np.random.Generator) -> Sample:
+        sample: Sample = {"image_id": int(example.get("image_id", number))} if self.image_id else {}
+        if "image" not in self.without:
+            sample["image"] = one_picture(example, number, make.image, rng)
+        return sample if "ids" in self.without else {**sample, "text": make.text(example, rng)}
+
     def collate(self, samples: Sequence[Sample], tokenizer: Tokenizer, length: int) -> Arrays:
         extra = super().collate(samples, tokenizer, length)
-        if not self.whole_words:
+        if not self.whole_words or "begins" in self.without:
             return extra
         if not hasattr(tokenizer, "begins_word"):
             raise UserError(f"task masked: {type(tokenizer).__name__} does not say which tokens begin a word")
@@ -97,7 +107,7 @@ class Masked(Pairs):
         return {**extra, "begins": np.asarray(tokenizer.begins_word())[ids] & valid}
 
 
-MODALITIES = {"pair": (), "image": ("ids", "valid", "begins"), "text": ("image",)}  # -> keys that are left out
+MODALITIES = {"pair": (), "all": (), "image": ("ids", "valid", "begins"), "text": ("image",)}  # -> keys left out
 
 
 ANSWER = "answer"  # as `captions` of Questions

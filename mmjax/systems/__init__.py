@@ -36,6 +36,8 @@ TOWERS = ("bert", "vit")  # what others begin with; they have no losses
 WITHOUT_IMAGES = ("bert", "language")  # they read texts alone
 WITHOUT_TEXT = ("vit", "vqkd")  # they read images alone
 
+MIXED = ("beit3",)  # they learn of images and texts alone beside pairs, in one step
+
 
 def build(config: Any) -> nn.Module:
     """The system that a mapping (or an ml_collections ConfigDict) describes; its keys are listed in systems/base.py.

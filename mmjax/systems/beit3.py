@@ -255,29 +255,37 @@ class BEiT3(nn.Module):
     def masked_losses(self, batch: Batch, *, train: bool) -> dict[str, Term]:
         """Masked data modelling (§2.2): of images, of texts and of pairs, as far as the batch has them.
 
-        A batch of pairs is three: of its images, of its texts, and of the pairs, each masked by its own draw.
+        Images and texts alone are those that the batch has beside its pairs (data/mixture.py), or else the pairs': a
+        batch of pairs is three, each masked by its own draw.
         """
         image: Any
         ids: Any
         valid: Any
         image, ids, valid = (batch.get(key) for key in ("image", "ids", "valid"))
         terms: dict[str, Term] = {}
-        targets = None
-        if image is not None:
-            targets, rows = self.targets_of(image), len(image)
-            terms["image"] = self.masked_loss(image, targets, masked=self.hide_patches(rows), train=train)["image"]
-        if ids is not None:
-            inside = masking.words_inside(jnp.asarray(valid))
-            shown, chosen = self.hide(ids, inside, "text", batch.get("begins"))
-            terms["text"] = self.masked_loss(ids=ids, valid=valid, shown=shown, chosen=chosen, train=train)["text"]
-            if image is not None and targets is not None:
-                shown, chosen = self.hide(ids, inside, "pair", batch.get("begins"))
-                masked = self.hide_patches(len(image))
-                pair = self.masked_loss(
-                    image, targets, ids, valid, masked=masked, shown=shown, chosen=chosen, train=train
-                )
-                terms |= {f"pair_{kind}": term for kind, term in pair.items()}
+        targets = None if image is None else self.targets_of(image)
+        single: Any = batch.get("alone_image", image)
+        if single is not None:
+            own = targets if single is image else self.targets_of(single)
+            terms["image"] = self.masked_loss(single, own, masked=self.hide_patches(len(single)), train=train)["image"]
+        alone = {key: batch.get(key) for key in ("ids", "valid", "begins")}
+        if "alone_ids" in batch:
+            alone = {key: batch.get(f"alone_{key}") for key in alone}
+        if alone["ids"] is not None:
+            shown, chosen = self.hide_words(alone, "text")
+            options: dict[str, Any] = {"ids": alone["ids"], "valid": alone["valid"], "shown": shown, "chosen": chosen}
+            terms["text"] = self.masked_loss(**options, train=train)["text"]
+        if image is not None and ids is not None:
+            shown, chosen = self.hide_words(batch, "pair")
+            masked = self.hide_patches(len(image))
+            pair = self.masked_loss(image, targets, ids, valid, masked=masked, shown=shown, chosen=chosen, train=train)
+            terms |= {f"pair_{kind}": term for kind, term in pair.items()}
         return terms
+
+    def hide_words(self, texts: Mapping[str, Any], kind: str) -> tuple[Array, Array]:
+        """`hide` of the words inside of texts, `ids` and `valid`, by the rate of their kind."""
+        inside = masking.words_inside(jnp.asarray(texts["valid"]))
+        return self.hide(texts["ids"], inside, kind, texts.get("begins"))
 
     def targets_of(self, image: Array) -> Integer[Array, "B P"] | Float[Array, "B P N"]:
         """What is predicted of each patch.

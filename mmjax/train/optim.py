@@ -11,6 +11,7 @@ import optax
 
 from mmjax.core import trees
 from mmjax.core.errors import UserError
+from mmjax.train.layers import check_stated, steps_below_top, towers
 from mmjax.train.stage import Stage
 
 _SCANNED = re.compile(r"(^|/)blocks/")
@@ -57,17 +58,26 @@ def rate_factors(params: Mapping, stage: Stage, whole: Mapping | None = None) ->
 
     Args:
       params: what trains.
-      stage: has `lr_scale` and `layer_decay`.
+      stage: has `lr_scale`, `layer_decay` and `layers`.
       whole: all parameters of the system, where some are frozen: they count among a tower's layers.
+
+    Raises:
+      UserError: a pattern matches nothing, or a layer decay meets a parameter that no layer is known of.
     """
     flat = trees.flatten(params)
-    depth = _depths(flat if whole is None else trees.flatten(whole))
     paths = {path: _unrolled(path, leaf) for path, leaf in flat.items()}
-    trees.check_patterns([p for group in paths.values() for p in group], [p for p, _ in stage.lr_scale], "lr_scale")
+    names = [name for group in paths.values() for name in group]
+    trees.check_patterns(names, [p for p, _ in stage.lr_scale], "lr_scale")
+    check_stated(names, stage.layers)
+    below = dict.fromkeys(names, 0)
+    if stage.layer_decay != 1.0:
+        every = flat if whole is None else trees.flatten(whole)
+        blocks = towers(name for path, leaf in every.items() for name in _unrolled(path, leaf))
+        below = steps_below_top(names, blocks, stage.layers)
 
     def factor(path: str) -> float:
         pattern = next((f for p, f in stage.lr_scale if re.fullmatch(p, path)), 1.0)
-        return pattern * stage.layer_decay ** _below_top(path, depth)
+        return pattern * stage.layer_decay ** below[path]
 
     out: dict[str, Any] = {}
     for path, leaf in flat.items():
@@ -82,28 +92,6 @@ def _unrolled(path: str, leaf: Any) -> list[str]:
     if not _SCANNED.search(path):
         return [path]
     return [_SCANNED.sub(rf"\g<1>block_{i}/", path, count=1) for i in range(leaf.shape[0])]
-
-
-def _depths(flat: Mapping[str, Any]) -> dict[str, int]:
-    """Number of blocks in the stack under each top-level module."""
-    depths: dict[str, int] = {}
-    for path, leaf in flat.items():
-        for name in _unrolled(path, leaf):
-            found = re.search(r"/block_(\d+)/", name)
-            if found:
-                top = name.split("/")[0]
-                depths[top] = max(depths.get(top, 0), int(found[1]) + 1)
-    return depths
-
-
-def _below_top(path: str, depth: Mapping[str, int]) -> int:
-    """How many steps below the head a parameter sits: embeddings are lowest, block i in between, heads are 0."""
-    layers = depth.get(path.split("/")[0], 0)
-    found = re.search(r"/block_(\d+)/", path)
-    if found:
-        return layers - int(found[1])
-    stem = re.search(r"/(patch|cls|pos|embed|norm_pre|conv\d|bn\d)(/|$)", path)
-    return layers + 1 if layers and stem else 0
 
 
 def make_optimizer(stage: Stage, params: Mapping, whole: Mapping | None = None) -> optax.GradientTransformation:

@@ -28,7 +28,9 @@ class Stage:
       clip: maximum global gradient norm; 0 switches clipping off.
       lr_scale: (pattern, factor) pairs; the first match multiplies the learning rate of a parameter. A scanned stack's
         layers are named as in a loop, block_{i}/….
-      layer_decay: factor per block below the top of each stack (BEiT's layer-wise decay); 1 is off.
+      layer_decay: factor per block below the top of each tower (BEiT's layer-wise decay): what embeds is lowest, heads
+        keep the rate (train/layers.py); 1 is off.
+      layers: (pattern, "below" or "above") pairs: where parameters stand whose names do not say it.
       chunks: >1 computes the batch in this many chunks with cached features, keeping the global negatives.
       teacher: patterns of the parameters with an exponential moving average, of decay `teacher_decay`.
       evaluate: which weights evaluators and exports see: "student", or "teacher" (the average).
@@ -52,6 +54,7 @@ class Stage:
     clip: float = 0.0
     lr_scale: tuple[tuple[str, float], ...] = ()
     layer_decay: float = 1.0
+    layers: tuple[tuple[str, str], ...] = ()
     chunks: int = 1
     teacher: tuple[str, ...] = ()
     teacher_decay: float = 0.999
@@ -80,6 +83,8 @@ class Stage:
             raise UserError(
                 f"stage: schedule='exponential' with end_lr={self.end_lr}; valid: above 0, up to lr={self.lr}"
             )
+        if wrong := [side for _, side in self.layers if side not in ("below", "above")]:
+            raise UserError(f"stage: layers name {wrong}; valid: 'below' or 'above' the blocks")
         if self.evaluate == "teacher" and not self.teacher:
             raise UserError("stage: evaluate='teacher' needs teacher patterns, e.g. teacher=('.*',)")
 
@@ -122,13 +127,16 @@ def _read(where: str, value: Any, kind: Any) -> Any:
         fits = isinstance(value, list | tuple) and all(isinstance(v, str) for v in value)
         return tuple(_check(where, value, fits, "a list of patterns"))
     if kind == tuple[tuple[str, float], ...]:
-        fits = isinstance(value, list | tuple) and all(_is_pair(v) for v in value)
+        fits = isinstance(value, list | tuple) and all(_is_pair(v, int, float) for v in value)
         return tuple((k, float(v)) for k, v in _check(where, value, fits, "a list of pairs (pattern, factor)"))
+    if kind == tuple[tuple[str, str], ...]:
+        fits = isinstance(value, list | tuple) and all(_is_pair(v, str) for v in value)
+        return tuple((k, v) for k, v in _check(where, value, fits, "a list of pairs (pattern, 'below' or 'above')"))
     return dict(_check(where, value, isinstance(value, Mapping), "a mapping"))
 
 
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, list | tuple) and [type(v) for v in value] in ([str, int], [str, float])
+def _is_pair(value: Any, *second: type) -> bool:
+    return isinstance(value, list | tuple) and [type(v) for v in value] in [[str, kind] for kind in second]
 
 
 def _check(where: str, value: Any, fits: bool, valid: str) -> Any:

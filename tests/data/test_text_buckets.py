@@ -126,10 +126,11 @@ def test_every_task_draws_the_same_text_with_its_image_and_without(kind, source)
         return [pipeline[step] for step in range(10)], made.pictures
 
     whole, count = batches()
-    assert count == 40
+    each = 0 if kind.get("modality") == "text" else 1  # texts alone are read without their images
+    assert count == 40 * each
     for rows in ([0, 1], [2], [3]):
         parts, count = batches(rows)
-        assert count == 10 * len(rows)
+        assert count == 10 * len(rows) * each
         for part, batch in zip(parts, whole, strict=True):
             assert part.keys() == batch.keys()
             for key, array in part.items():

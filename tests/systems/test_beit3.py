@@ -288,3 +288,25 @@ def test_fine_tuning_forms_learn():
             state, metrics = step(state, batch)
             seen.append(float(metrics["loss"]))
         assert seen[-1] < 0.75 * seen[0], (task, seen[0], seen[-1])
+
+
+def test_images_and_texts_alone_come_from_their_own_rows():
+    """Terms of images and of texts change with what stands alone, those of pairs with the pairs; any number of rows."""
+    system = build({**TINY, "target": "pixels"})
+    variables = make(system)
+    losses = jax.jit(lambda batch: system.apply(variables, batch, train=True, method="losses",
+                                                rngs={"dropout": jax.random.key(5)}))  # fmt: skip
+    alone = {"alone_image": BATCH["image"][:3] // 2}
+    alone |= {f"alone_{key}": BATCH[key][2:7, :5] for key in ("ids", "valid")}
+    first = losses({**BATCH, **alone})
+    assert set(first) == {"image", "text", "pair_image", "pair_text"}
+    other = losses({**{key: value[::-1] for key, value in BATCH.items()}, **alone})
+    for kind in first:
+        assert (float(first[kind].sum) == float(other[kind].sum)) == (not kind.startswith("pair")), kind
+    masked = round(0.4 * 16)
+    assert float(first["image"].count) == 3 * masked and float(first["pair_image"].count) == B * masked
+    # Those of the pairs, where nothing stands alone: the same as rows that are equal to them.
+    pairs = losses(BATCH)
+    spelled = losses({**BATCH, "alone_image": BATCH["image"], "alone_ids": BATCH["ids"], "alone_valid": BATCH["valid"]})
+    for kind in pairs:
+        np.testing.assert_allclose(pairs[kind].sum, spelled[kind].sum, rtol=1e-6)

@@ -94,18 +94,21 @@ def test_no_decay_patterns(params):
         decay_mask(params, ("img/positions",))
 
 
+ABOVE = {"layers": (("txt/embed/.*", "above"),)}  # the text table has no blocks: where it stands must be said
+
+
 def test_layer_decay_falls_from_the_head_to_the_embeddings(params):
-    flat = trees.flatten(rate_factors(params, Stage(steps=1, lr=1.0, layer_decay=0.5)))
+    flat = trees.flatten(rate_factors(params, Stage(steps=1, lr=1.0, layer_decay=0.5, **ABOVE)))
     assert flat["img_proj/kernel"] == flat["log_scale"] == flat["img/norm_post/scale"] == 1.0
     assert [flat[f"img/transformer/block_{i}/norm1/scale"] for i in (2, 1, 0)] == [0.5, 0.25, 0.125]
     assert flat["img/patch/kernel"] == flat["img/pos"] == flat["img/cls"] == 0.0625
-    assert flat["txt/embed/embedding"] == 1.0  # no blocks below the head
+    assert flat["txt/embed/embedding"] == 1.0
 
 
 @pytest.mark.parametrize("frozen", ["block_[12]/.*", "block_0/.*"])
 def test_layer_decay_counts_frozen_blocks(params, frozen):
     """A block's factor is its own, whatever else of the tower trains."""
-    stage = Stage(steps=1, lr=1.0, layer_decay=0.5, train=(".*",))
+    stage = Stage(steps=1, lr=1.0, layer_decay=0.5, train=(".*",), **ABOVE)
     _, trainable = trees.split(params, (f"img/transformer/{frozen}",))
     all_factors = trees.flatten(rate_factors(params, stage))
     flat = trees.flatten(rate_factors(trainable, stage, params))
@@ -115,9 +118,9 @@ def test_layer_decay_counts_frozen_blocks(params, frozen):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"layer_decay": 0.5},
+        {"layer_decay": 0.5, **ABOVE},
         {"lr_scale": (("img/transformer/block_0/.*", 0.1), ("img/.*", 0.5), (".*/kernel", 3.0))},
-        {"lr_scale": (("img/.*", 0.5),), "layer_decay": 0.9},
+        {"lr_scale": (("img/.*", 0.5),), "layer_decay": 0.9, **ABOVE},
     ],
 )
 def test_loop_and_scan_have_the_same_factors(params, settings):
@@ -249,7 +252,7 @@ def test_scaled_rates_scale_the_whole_update_with_its_decay():
 
 @pytest.mark.parametrize("optimizer", ["adamw", "lion", "adafactor"])
 def test_loop_and_scan_take_the_same_steps(params, optimizer):
-    stage = Stage(steps=4, lr=0.1, weight_decay=0.1, layer_decay=0.7, optimizer=optimizer, clip=1.0)
+    stage = Stage(steps=4, lr=0.1, weight_decay=0.1, layer_decay=0.7, optimizer=optimizer, clip=1.0, **ABOVE)
     grads = jax.tree.map(lambda p: jnp.cos(3 * p), params)
     loop = run(stage, [grads, grads], params)
     scan = run(stage, [stack_blocks(grads)] * 2, stack_blocks(params))

@@ -45,6 +45,8 @@ def test_one_pattern_needs_no_list():
         ({"teacher_decay": 1.5}, r"teacher_decay=1.5 is not between 0 and 1"),
         ({"lr_scale": [["img/.*"]]}, r"stages.align.lr_scale = \[\['img/\.\*'\]\]; valid: a list of pairs"),
         ({"lr_scale": ["img/.*", 0.1]}, "valid: a list of pairs"),
+        ({"layers": [["img/.*", 0.1]]}, r"align.layers = .*valid: a list of pairs \(pattern, 'below' or 'above'\)"),
+        ({"layers": [["img/.*", "low"]]}, r"stages.align: layers name \['low'\]; valid: 'below' or 'above' the blocks"),
         ({"steps": "many"}, "stages.align.steps = 'many'; valid: int"),
         ({"lr": True}, "stages.align.lr = True; valid: float"),
         ({"train": [1]}, r"stages.align.train = \[1\]; valid: a list of patterns"),
