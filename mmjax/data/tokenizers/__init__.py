@@ -7,6 +7,7 @@ from typing import Any
 from mmjax.core.errors import UserError
 from mmjax.data.choices import choose
 from mmjax.data.tokenizers.base import CONFIG, Tokenizer
+from mmjax.data.tokenizers.byte_bpe import ByteBPE
 from mmjax.data.tokenizers.clip_bpe import ClipBPE
 from mmjax.data.tokenizers.gemma import Gemma
 from mmjax.data.tokenizers.sentence_piece import SentencePiece
@@ -15,6 +16,7 @@ from mmjax.data.tokenizers.wordpiece import WordPiece
 
 __all__ = [
     "TOKENIZERS",
+    "ByteBPE",
     "ClipBPE",
     "Gemma",
     "SentencePiece",
@@ -25,7 +27,8 @@ __all__ = [
     "open_tokenizer",
 ]
 
-TOKENIZERS: dict[str, type[ClipBPE] | type[Gemma] | type[SentencePiece] | type[WordPiece]] = {
+TOKENIZERS: dict[str, type[ByteBPE] | type[ClipBPE] | type[Gemma] | type[SentencePiece] | type[WordPiece]] = {
+    ByteBPE.kind: ByteBPE,
     ClipBPE.kind: ClipBPE,
     SentencePiece.kind: SentencePiece,
     SigLIP.kind: SigLIP,
@@ -41,7 +44,7 @@ TRAINABLE: dict[str, type[SentencePiece] | type[WordPiece]] = {
 
 def open_tokenizer(spec: str, **options: Any) -> Tokenizer:
     """From a config's spec: `clip_bpe[:MERGES]`, `sentencepiece:MODEL`, `siglip:MODEL`, `gemma:FOLDER`,
-    `wordpiece:FOLDER`, or a folder of `save`.
+    `byte_bpe:FOLDER`, `wordpiece:FOLDER`, or a folder of `save`.
 
     Args:
       spec: see above.
