@@ -370,7 +370,8 @@ def make_evaluators(config: Mapping[str, Any], tokenizer: Tokenizer) -> dict[str
 
 # Fields of a module that change how it runs or trains, not what it computes in evaluation.
 # Shapes tell these already; some may be left to a default, so that equal systems say them differently.
-_SHAPES = {"cross_from", "lm_head", "types", "mlp_dim", "vocab", "length", "width", "depth", "layers", "patch_stride"}
+_SHAPES = {"cross_from", "lm_head", "types", "mlp_dim", "head_dim", "vocab", "length", "width", "depth", "layers",
+           "patch_stride"}  # fmt: skip
 _FREE_FIELDS = {
     "name",
     "parent",

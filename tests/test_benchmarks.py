@@ -7,6 +7,7 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 FOLDER = pathlib.Path(__file__).parents[1] / "experiments" / "benchmarks"
@@ -19,6 +20,15 @@ def load(name: str):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def load_beside(name: str):
+    """A module that imports others of the folder by their names."""
+    sys.path.insert(0, str(FOLDER))
+    try:
+        return load(name)
+    finally:
+        sys.path.remove(str(FOLDER))
 
 
 def run(script: str, *arguments: str, json_file: pathlib.Path) -> dict:
@@ -92,3 +102,35 @@ def test_train_step_against_open_clip(tmp_path):
     found = run("train_step.py", "--rows=tiny", "--pairs=1", "--steps=2", "--warmup=3", json_file=tmp_path / "t.json")
     assert {row["side"] for row in found["rows"]} == SIDES
     assert all(row["ratio"] > 0 for row in found["rows"] if row["side"] != "mmjax")
+
+
+def test_decoding_is_timed_in_rounds_and_other_ids_are_refused():
+    benchmark = load_beside("decode_speed")
+    benchmark.REST, calls = 0.0, []
+
+    def side(name, ids):
+        def write():
+            calls.append(name)
+            return np.array([ids])
+
+        return write
+
+    runs = benchmark.measure({"mmjax": side("mmjax", [1, 2]), "static cache": side("static cache", [1, 2])}, 2)
+    assert calls == ["mmjax", "static cache"] * 2 + ["static cache", "mmjax"]
+    rows = benchmark.table([{"row": "tiny", "batch": 4, "new": 2, **run, "wall": 0.5 if run["side"] == "mmjax" else 1.0,
+                             "cpu": 1.0} for run in runs])  # fmt: skip
+    assert [(row["side"], row["rounds"], row["tokens/s"], row["ratio"]) for row in rows] == [
+        ("mmjax", 2, 16.0, None), ("static cache", 2, 8.0, 2.0)
+    ]  # fmt: skip
+    with pytest.raises(SystemExit, match="static cache and mmjax write other ids from token 1 on"):
+        benchmark.measure({"mmjax": side("mmjax", [1, 2]), "static cache": side("static cache", [1, 3])}, 1)
+
+
+@pytest.mark.parity
+def test_decode_speed_against_transformers(tmp_path):
+    """It stops by itself where the peer writes other ids."""
+    found = run("decode_speed.py", "--rows=tiny", "--rounds=1", "--new=8", json_file=tmp_path / "t.json")
+    assert [(row["batch"], row["side"]) for row in found["rows"]] == [
+        (batch, side) for batch in (1, 8) for side in ("mmjax", "dynamic cache", "static cache")
+    ]
+    assert all(row["ratio"] > 0 for row in found["rows"] if row["side"] != "mmjax") and len(found["runs"]) == 6

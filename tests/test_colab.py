@@ -46,7 +46,15 @@ RUNS = (
             "hidden words guessed right",
         ),
     ),
-)
+    (
+        "visual_chat",
+        {"LANGUAGE_STEPS": 2, "NAMES_STEPS": 2, "SEE_STEPS": 2, "ALIGN_STEPS": 2, "INSTRUCT_STEPS": 2,
+         "BATCH_SIZE": 8, "WIDTH": 16, "PICTURES": 6},
+        1 + 1 + 1 + 1 + 1 + 1 + 1,  # conversations, loss, a scene, two scenes, mistakes, counts, where answers rest
+        ("stage names: 2", "stage instruct: 2", "val_vqa/accuracy", "learned: [' yes", "> What do you see", "both:",
+         "commonest", "answers are wrong"),
+    ),
+)  # fmt: skip
 
 
 def tagged(notebook: nbformat.NotebookNode, tag: str) -> int:
@@ -96,12 +104,13 @@ def cell(name: str, tag: str) -> str:
     return notebook.cells[tagged(notebook, tag)].source
 
 
-def test_captioning_trains_the_repository_s_config():
+@pytest.mark.parametrize(("name", "config"), [("captioning_and_retrieval", "blip/emoji_scenes"),
+                                              ("visual_chat", "llava/v1_5_emoji_scenes")])  # fmt: skip
+def test_a_notebook_trains_the_repository_s_config(name, config):
     """The package has no configs/, so the notebook holds the mapping: with its own settings, that of the config."""
-    name = "captioning_and_retrieval"
     made: dict = {}
     exec(cell(name, "parameters") + "\n" + cell(name, "config"), made)
-    ours, theirs = plain(made["config"]), plain(load(ROOT / "configs" / "blip" / "emoji_scenes.py"))
+    ours, theirs = plain(made["config"]), plain(load(ROOT / "configs" / f"{config}.py"))
     checks.check_config(ours)
     for part in ("seed", "system", "tokenizer", "data", "stages"):
         assert ours[part] == theirs[part], part

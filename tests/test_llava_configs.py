@@ -23,6 +23,7 @@ PAPERS = {  # examples / batch, rate, and warm-up of 3 %, of both stages: the re
     "v1_5_7b": ((2_181, 1e-3, 66), (5_198, 2e-5, 156)),
     "v1_5_13b": ((2_181, 1e-3, 66), (5_198, 2e-5, 156)),
     "next_mistral_7b": ((2_181, 1e-3, 66), (5_938, 2e-5, 179)),
+    "next_yi_34b": ((2_181, 1e-3, 66), (5_938, 2e-5, 179)),
 }
 
 
@@ -47,7 +48,9 @@ def test_recipes_are_the_published_ones(name: str) -> None:
         inputs.data_of(config, stages["align"].data)
 
 
-@pytest.mark.parametrize(("name", "adapters"), [("v1_5_7b", 319_815_680), ("v1_5_13b", 500_695_040)])
+@pytest.mark.parametrize(
+    ("name", "adapters"), [("v1_5_7b", 319_815_680), ("v1_5_13b", 500_695_040), ("next_yi_34b", 983_040_000)]
+)
 def test_adapters_train_in_the_place_of_the_language_model(name: str, adapters: int) -> None:
     config = configs.plain(configs.load(f"{LLAVA / name}.py:lora"))
     stage = make_stage("instruct", config["stages"]["instruct"])
@@ -56,7 +59,10 @@ def test_adapters_train_in_the_place_of_the_language_model(name: str, adapters: 
     system = systems.build({**config["system"], "dtype": "float32"})
     made = jax.eval_shape(lambda b: system.init(jax.random.key(0), b, train=False), system.example(1))
     free = trees.split(shd.unbox(made)["params"], stage.train, "train")[0]
-    assert set(free) == {"llm", "projector"} and trees.count(free["llm"]) == adapters
+    assert (
+        set(free) == {"llm", "projector", *(["image_newline"] if "next" in name else [])}
+        and trees.count(free["llm"]) == adapters
+    )
     with pytest.raises(UserError, match=r"there are '' \(as published\), 'smoke' "):
         configs.load(f"{LLAVA}/v1_7b.py:lora")
 

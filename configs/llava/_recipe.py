@@ -10,6 +10,21 @@ Both stages need data of their own, and the run two checkpoints and a tokenizer:
     --config.init[0].path=CLIP --config.init[1].path=LANGUAGE_MODEL
     --config.tokenizer.spec=sentencepiece:tokenizer.model
 
+What fits, by `mmjax plan` as an estimate without a compiler, which has to fit with a margin of 1.2: GB a device of
+`align` and of `instruct`. `chunks` computes a batch in parts (--config.stages.align.chunks=2); the gradient is that of
+the whole batch.
+
+    config            devices     usable   align  instruct  chunks of align, instruct
+    next_mistral_7b   h100:8        64.4    51.0      38.5  1, 4
+    next_yi_34b:lora  h100:8        64.4       –      50.1  2, 8
+    v1_5_13b          h100:8        64.4    39.6      50.0  2, 2
+    next_yi_34b       v5p:4x4x4    100.0    16.1      28.8  1, 1
+    next_mistral_7b   v5e:8x8       16.8     6.6      11.7  1, 1
+    v1_5_13b          v5e:8x8       16.8     9.3       7.6  1, 1
+
+Without a margin to spare: `align` of next_yi_34b:lora in 2 parts on h100:8 (74.8), `instruct` of next_yi_34b on
+v5e:8x16 (16.1), of v1_5_13b in one part on h100:8 (59.7). The sizes of 7B that are not named have not been planned.
+
 Where the papers group rows by length and kind, batches here have one shape, and rows without pictures black ones that
 nobody reads.
 """
@@ -89,15 +104,16 @@ def paper(
     if form == "lora":
         c.system.llm = ConfigDict({**c.system.get("llm", {}), "lora": {"rank": 4 if smoke else 128,
                                    "alpha": 8.0 if smoke else 256.0, "dropout": 0.05}})  # fmt: skip
-        tuned = {"train": ("projector/.*", "llm/.*_lora/.*"), "lr": lora,
-                 "lr_scale": (("projector/.*", instruct[2] / lora),)}  # fmt: skip
+        bridge = ("projector/.*", *(("image_newline",) if grids else ()))
+        tuned = {"train": (*bridge, "llm/.*_lora/.*"), "lr": lora,
+                 "lr_scale": tuple((pattern, instruct[2] / lora) for pattern in bridge)}  # fmt: skip
         c.stages.instruct.update(tuned)
     return c
 
 
 def _steps(examples: int, batch: int, rate: float) -> dict[str, Any]:
     steps = math.ceil(examples / batch)
-    return {"steps": steps, "lr": rate, "warmup": math.ceil(0.03 * steps), "schedule": "cosine"}
+    return {"steps": steps, "lr": rate, "warmup": math.ceil(0.03 * steps), "schedule": "cosine", "chunks": 1}
 
 
 def _shrink(c: ConfigDict) -> None:

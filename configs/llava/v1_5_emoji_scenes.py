@@ -20,13 +20,19 @@ SCENES = f"emoji_scenes:train?size={SIZE}"
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """The config; `smoke` is a form of a few steps.
+    """The config.
+
+    Args:
+      variant: "" trains from nothing. "see" ends before the paper's two stages, and "talk" is these two, with a new
+        projector before tower and decoder of the model that `init[0].path` names. "smoke", "see_smoke" and "talk_smoke"
+        are forms of a few steps.
 
     Raises:
       UserError: another variant.
     """
-    if variant not in ("", "smoke"):
-        raise UserError(f"variant {variant!r} does not exist; there is 'smoke', or none")
+    form, smoke = variant.removesuffix("smoke").removesuffix("_"), variant.endswith("smoke")
+    if form not in ("", "see", "talk"):
+        raise UserError(f"variant {variant!r} does not exist; there are see, talk, with _smoke, smoke, or none")
     c = ConfigDict()
     c.title = "LLaVA on generated scenes"
     c.seed = 0
@@ -36,6 +42,7 @@ def get_config(variant: str = "") -> ConfigDict:
     c.system = ConfigDict({
         "name": "llava",
         "layers": 2,
+        "newline": False,
         "img": {**img, "patch_bias": True, "cls": False, "pool": "none", "norm_pre": False, "norm_post": "none",
                 "taps": (-1,)},
         "llm": {"vocab": 800, "width": 128, "depth": 4, "heads": 4, "mlp_dim": 256, "init_std": 0.07},
@@ -47,7 +54,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "symbols": ("[INST]", "[/INST]"),
     })  # fmt: skip
     # No mirror images: people say left and right. A row holds eight or nine questions about its picture.
-    talk = {"kind": "chat", "template": "mistral_instruct", "short": SHORT}
+    talk = {"kind": "chat", "template": "mistral_instruct", "short": SHORT, "grids": ()}
     c.data = ConfigDict({
         "train": {f"{SCENES}&parts=image,questions": 0.75, f"{SCENES}&parts=image,conversation": 0.25},
         "batch_size": 32,
@@ -65,8 +72,14 @@ def get_config(variant: str = "") -> ConfigDict:
     })  # fmt: skip
     c.every = ConfigDict({"log": 25, "save": 500, "evaluate": 0})
     c.keep, c.writers, c.report = 2, ("jsonl", "csv"), ("test_vqa",)
-    if variant == "smoke":
+    if smoke:
         _shrink(c)
+    for name in {"see": ("align", "instruct"), "talk": ("language", "names", "see")}.get(form, ()):
+        if name in c.stages:
+            del c.stages[name]
+    if form == "talk":
+        with c.ignore_type():
+            c.init = [ConfigDict({"path": "", "load": ("img/.*", "llm/.*")})]
     return c
 
 

@@ -166,5 +166,6 @@ SIZES: dict[str, dict[str, Any]] = {
     "yi_6b": _size(4096, 32, 32, 11_008, 64_000, kv_heads=4, theta=5e6),
     "yi_34b": _size(7168, 60, 56, 20_480, 64_000, kv_heads=8, theta=5e6),
     "llama3_8b": _size(4096, 32, 32, 14_336, 128_256, kv_heads=8, theta=5e5),
+    "smollm2_135m": _size(576, 30, 9, 1_536, 49_152, kv_heads=3, theta=1e5, tied=True),
 }
 """The published models. Vicuna 1.1 and 1.3 are LLaMA 1, with its epsilon."""

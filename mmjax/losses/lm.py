@@ -47,7 +47,7 @@ def next_token(
     return Term(jnp.sum(sums), jnp.maximum(jnp.sum(counts), 1.0))
 
 
-def next_token_chunked(
+def next_token_sums_chunked(
     states: Float[Array, "B T D"],
     table: Float[Array, "V D"],
     bias: Float[Array, "V"] | None,
@@ -56,8 +56,8 @@ def next_token_chunked(
     *,
     chunk: int,
     smoothing: float = 0.0,
-) -> Term:
-    """`next_token(states · tableᵀ + bias, …)` for big vocabularies: the logits of `chunk` positions exist at a time.
+) -> tuple[Float[Array, "B"], Float[Array, "B"]]:
+    """`next_token_sums(states · tableᵀ + bias, …)` for big vocabularies: logits of `chunk` positions exist at a time.
 
     They are computed again in the backward pass: memory B · chunk · V instead of several times B · T · V. Rows stay
     where they are on a mesh.
@@ -87,13 +87,12 @@ def next_token_chunked(
         states, ids, counted = part
         logits = jnp.einsum("BTD,VD->BTV", states, table, preferred_element_type=jnp.float32)
         logits = logits if bias is None else logits + bias[None, None]
-        return jnp.sum(token_losses(logits, ids, smoothing=smoothing) * counted), jnp.sum(counted)
+        return jnp.sum(token_losses(logits, ids, smoothing=smoothing) * counted, axis=1), jnp.sum(counted, axis=1)
 
     def step(carry: tuple[Array, Array], part: tuple[Array, Array, Array]) -> tuple[tuple[Array, Array], None]:
         loss, number = one(table, bias, part)
         return (carry[0] + loss, carry[1] + number), None
 
     parts = split(states[:, :-1]), split(ids[:, 1:]), split(predicted[:, 1:].astype(jnp.float32))
-    zero = jnp.zeros((), jnp.float32)
-    (total, number), _ = lax.scan(step, (zero, zero), parts)
-    return Term(total, jnp.maximum(number, 1.0))
+    zero = jnp.zeros(B, jnp.float32)
+    return lax.scan(step, (zero, zero), parts)[0]

@@ -14,7 +14,7 @@ from mmjax.core.types import Batch, Term
 from mmjax.decoders.generate import write
 from mmjax.decoders.llama import SIZES, Llama
 from mmjax.decoders.settings import Settings
-from mmjax.losses.lm import next_token, next_token_chunked, next_token_sums
+from mmjax.losses.lm import next_token_sums, next_token_sums_chunked
 from mmjax.nn.attention import KERNELS
 from mmjax.nn.lora import MAPS, LoraSpec
 from mmjax.nn.mlp import ACTIVATIONS
@@ -49,7 +49,15 @@ class LanguageModel(nn.Module):
 
     def losses(self, batch: Batch, *, train: bool) -> dict[str, Term]:
         """Cross-entropy of the tokens that `mask_loss` names, nats."""
-        return lm_terms(self, batch, train)
+        return self.objective(self.features(batch, train=train))
+
+    def features(self, batch: Batch, *, train: bool) -> dict[str, Array]:
+        """`lm_rows`."""
+        return lm_rows(self, batch, train)
+
+    def objective(self, features: Mapping[str, Array]) -> dict[str, Term]:
+        """`lm_terms`."""
+        return lm_terms(features)
 
     def __call__(self, batch: Batch, *, train: bool = False) -> dict[str, Term]:
         return self.losses(batch, train=train)
@@ -107,21 +115,30 @@ def places(sample: Integer[Array, "B T"]) -> Integer[Array, "B T"]:
     return at - jax.lax.cummax(jnp.where(begins, at, 0), axis=1)
 
 
-def lm_terms(system: Any, batch: Batch, train: bool) -> dict[str, Term]:
-    """The next-token loss of a system with `loss_chunk`; no sample's first token is predicted from the one before it.
+def lm_rows(system: Any, batch: Batch, train: bool) -> dict[str, Float[Array, "B"]]:
+    """Of each row the summed next-token loss, nats (`nll`), and how many tokens are predicted (`words`).
 
-    Of packed rows also `filled`, the share of places that hold tokens, which has no weight.
+    No sample's first token is predicted from the one before it. Of packed rows also the places that hold tokens and all
+    places (`held`, `places`). The losses are sums over rows, so that a batch can be computed in chunks of rows.
     """
     valid = jnp.asarray(batch["valid"])
     ids, predicted = jnp.asarray(batch["ids"]), jnp.asarray(batch["mask_loss"]) & valid
-    terms: dict[str, Term] = {}
+    rows: dict[str, Array] = {}
     if "sample" in batch:
         predicted = predicted & (places(jnp.asarray(batch["sample"])) > 0)
-        terms["filled"] = Term(jnp.sum(valid.astype(jnp.float32)), jnp.asarray(valid.size, jnp.float32), 0.0)
+        rows = {"held": valid.sum(axis=1, dtype=jnp.float32), "places": jnp.full(len(ids), ids.shape[1], jnp.float32)}
     x = states(system, batch, train)
     if system.loss_chunk and not system.is_initializing():
-        return {"lm": next_token_chunked(x, system.llm.table(), None, ids, predicted, chunk=system.loss_chunk), **terms}
-    return {"lm": next_token(system.llm.logits(x), ids, predicted), **terms}
+        sums = next_token_sums_chunked(x, system.llm.table(), None, ids, predicted, chunk=system.loss_chunk)
+    else:
+        sums = next_token_sums(system.llm.logits(x), ids, predicted)
+    return {"nll": sums[0], "words": sums[1], **rows}
+
+
+def lm_terms(rows: Mapping[str, Float[Array, "B"]]) -> dict[str, Term]:
+    """The mean over the predicted tokens of all rows; of packed ones also `filled`, which has no weight."""
+    terms = {"lm": Term(rows["nll"].sum(), jnp.maximum(rows["words"].sum(), 1.0))}
+    return {**terms, "filled": Term(rows["held"].sum(), rows["places"].sum(), 0.0)} if "held" in rows else terms
 
 
 def prefill(system: Any, batch: Batch, room: int) -> tuple[Float[Array, "B V"], Integer[Array, "B"]]:

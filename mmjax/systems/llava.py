@@ -100,7 +100,15 @@ class LLaVA(nn.Module):
 
     def losses(self, batch: Batch, *, train: bool) -> dict[str, Term]:
         """Cross-entropy of the answers' tokens (eq. 3), nats."""
-        return language.lm_terms(self, batch, train)
+        return self.objective(self.features(batch, train=train))
+
+    def features(self, batch: Batch, *, train: bool) -> dict[str, Array]:
+        """`language.lm_rows`."""
+        return language.lm_rows(self, batch, train)
+
+    def objective(self, features: Mapping[str, Array]) -> dict[str, Term]:
+        """`language.lm_terms`."""
+        return language.lm_terms(features)
 
     def __call__(self, batch: Batch, *, train: bool = False) -> dict[str, Term]:
         return self.losses(batch, train=train)

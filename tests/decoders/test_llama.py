@@ -44,6 +44,7 @@ def run(model, params, ids, valid, *rest):
         ("yi_6b", 6_061_035_520),
         ("yi_34b", 34_388_917_248),
         ("llama3_8b", 8_030_261_248),
+        ("smollm2_135m", 134_515_008),
     ],
 )
 def test_parameters_of_the_published_sizes(size, count):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmjax.core.errors import UserError
-from mmjax.losses.lm import next_token, next_token_chunked, next_token_sums
+from mmjax.losses.lm import next_token, next_token_sums, next_token_sums_chunked
 
 RNG = np.random.default_rng(0)
 STATES = jnp.asarray(RNG.normal(size=(3, 8, 5)), jnp.float32)
@@ -36,7 +36,9 @@ def test_chunks_equal_the_whole(chunk: int) -> None:
         return next_token(states @ table.T + bias[None, None], IDS, PREDICTED, smoothing=0.1).mean
 
     def parts(states, table, bias):
-        return next_token_chunked(states, table, bias, IDS, PREDICTED, chunk=chunk, smoothing=0.1).mean
+        sums, counts = next_token_sums_chunked(states, table, bias, IDS, PREDICTED, chunk=chunk, smoothing=0.1)
+        assert sums.shape == counts.shape == (3,)
+        return sums.sum() / counts.sum()
 
     for one, two in zip(
         jax.tree.leaves(jax.jit(jax.value_and_grad(whole, (0, 1, 2)))(STATES, TABLE, BIAS)),
@@ -45,4 +47,4 @@ def test_chunks_equal_the_whole(chunk: int) -> None:
     ):
         np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
     with pytest.raises(UserError, match="chunk=0"):
-        next_token_chunked(STATES, TABLE, None, IDS, PREDICTED, chunk=0)
+        next_token_sums_chunked(STATES, TABLE, None, IDS, PREDICTED, chunk=0)

@@ -21,6 +21,7 @@ from mmjax.decoders.generate import generate
 from mmjax.decoders.settings import Settings
 from mmjax.nn.patch import normalise
 from mmjax.systems.llava import STAGES
+from mmjax.train.accumulate import cached_value_and_grad
 from mmjax.weights import files, lora, surgery
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
@@ -145,6 +146,7 @@ def test_the_loss_in_parts_is_that_of_the_whole(tied):
     config = {**TINY, "llm": {**LLM, "tied": tied}}
     model, params = init(config)
     _, batch = batch_of(made_rows())
+    batch["mask_loss"][0, np.flatnonzero(batch["mask_loss"][0])[:2]] = False  # rows learn other numbers of tokens
 
     def loss(model, params):
         return total(model.apply({"params": params}, batch, train=True, method="losses"))
@@ -153,6 +155,16 @@ def test_the_loss_in_parts_is_that_of_the_whole(tied):
     chunked = systems.build({**config, "loss_chunk": 3})
     parts = jax.jit(jax.value_and_grad(functools.partial(loss, chunked)))(params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-5), whole, parts)
+
+    def rows_of(params, batch, _):
+        return chunked.apply({"params": params}, batch, train=True, method="features")
+
+    def mean(params, rows):
+        return total(chunked.apply({"params": params}, rows, method="objective")), None
+
+    (value, _), grads = jax.jit(cached_value_and_grad(rows_of, mean, 3))(params, batch, jax.random.key(0))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-5), whole, (value, grads))
+    assert batch["mask_loss"].sum(axis=1).tolist() == [1, 3, 3]  # the mean is not that of the rows' means
     shapes = jax.eval_shape(lambda b: chunked.init(jax.random.key(0), b), batch)
     assert trees.flatten(shd.unbox(shapes)["params"]).keys() == trees.flatten(params).keys()
     with pytest.raises(UserError, match="loss_chunk = -1; valid: places at a time, or 0 for all"):
