@@ -353,8 +353,8 @@ def _vocabulary(path: pathlib.Path) -> pathlib.Path | Tokenizer | None:
         try:
             if gguf_words.kind_of(facts) == "llama":
                 return SentencePiece(gguf_words.sentence_piece(facts))
-            content, named = gguf_words.tokenizer_json(facts)
-            return TokenizerJson(content, **named)  # type: ignore[arg-type]
+            content, names = gguf_words.tokenizer_json(facts)
+            return TokenizerJson(content, **names)  # type: ignore[arg-type]
         except UserError as error:
             raise UserError(f"{path}: its vocabulary is damaged: {error}") from None
     found = None if gemma.is_published(folder) else bert.published_file(folder)

@@ -98,8 +98,8 @@ def _llava_target(
         return llava_config.system_from(config, layout, "config")
 
     form = origin.form if origin is not None and same else FORMS[layout]
-    about = {} if origin is None else {"resample": origin.resample, "fit": origin.fit}
-    return Origin(layout, _same(origin, layout, made, system_of), form=form, **about)
+    target = Origin(layout, _same(origin, layout, made, system_of), form=form)
+    return target if origin is None else target._replace(resample=origin.resample, fit=origin.fit)
 
 
 def _image_token(system: Mapping[str, Any], origin: Origin | None) -> int:
