@@ -94,7 +94,7 @@ class TextRunner:
         return total(terms)
 
     def written(self, inputs: Arrays, about: Mapping[str, Any]) -> dict[str, Any]:
-        """What the model writes. The reference's prompts are padded on the left, and read with their padding."""
+        """What the model writes. The reference's prompts are padded on the left."""
         ends = about["eos_token_id"]
         how = Settings(
             max_new=about["max_new_tokens"],
@@ -131,11 +131,17 @@ class TextRunner:
         return {"new_ids": ids, "sequences_scores": texts.score}
 
     def prompts(self, inputs: Arrays) -> tuple[dict[str, Any], np.ndarray]:
-        """The prompts padded on the right, and the ids that the reference has read."""
+        """The prompts padded on the right, and the ids that the reference has read, which punishes their repetition."""
         ids, valid = inputs["input_ids"], inputs["attention_mask"].astype(bool)
         order = np.argsort(~valid, axis=1, kind="stable")
         moved = {"ids": np.take_along_axis(ids, order, 1), "valid": np.take_along_axis(valid, order, 1)}
-        return moved, ids
+        return moved, self.read(inputs)
+
+    @staticmethod
+    def read(inputs: Arrays) -> np.ndarray:
+        """The ids of the prompts, a token of the row in the place of padding, which does not count as seen."""
+        ids, valid = inputs["input_ids"], inputs["attention_mask"].astype(bool)
+        return np.where(valid, ids, np.take_along_axis(ids, valid.argmax(axis=1, keepdims=True), 1))
 
 
 class LlavaRunner(TextRunner):
@@ -281,8 +287,7 @@ class LlavaRunner(TextRunner):
     def prompts(self, inputs: Arrays) -> tuple[dict[str, Any], np.ndarray]:
         """The spliced prompts; the reference has read Hugging Face's ids, and none of the original's embeddings."""
         batch = self._spliced(inputs)
-        read = inputs["input_ids"] if not self.original else np.zeros((len(batch["ids"]), 1), np.int32)
-        return batch, read
+        return batch, np.zeros((len(batch["ids"]), 0), np.int32) if self.original else self.read(inputs)
 
 
 def open_language(folder: pathlib.Path) -> Runner:
