@@ -212,7 +212,9 @@ class Chats:
                 for each in groups]  # fmt: skip
         made = stacked([Spliced(*(part[:length] for part in row)) for row in rows], length)
         made["image"] = np.stack([np.concatenate([samples[n]["image"] for n in each]) for each in groups])
-        return made if self.pack == 1 else {**made, "sample": packed_samples(groups, parts, length)}
+        if self.pack > 1:
+            made["sample"] = packed_samples(groups, parts, length)
+        return {key: array for key, array in made.items() if key not in self.without}
 
     def prompts(
         self, talks: Sequence[Conversation], sizes: Sequence[Sequence[anyres.Size]], tokenizer: Any, most: int

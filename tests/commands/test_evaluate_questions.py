@@ -81,7 +81,7 @@ def test_the_likeliest_choice_is_that_of_the_logits(folder: pathlib.Path, of: st
     problems, short = evaluator.problems, evaluator.short  # type: ignore[attr-defined]
     rows = [(n, number) for n, problem in enumerate(problems) for number in range(len(problem.choices))]
     said = ["ABC"[number] if of == "letter" else CHOICES[number] for _, number in rows]
-    pictures = [np.full((9, 12, 3), 90 * (n + 1), np.uint8) for n, _ in rows]
+    pictures = [np.full((9, 12, 3), min(90 * (n + 1), 255), np.uint8) for n, _ in rows]
     assert loaded.tools.ask is not None
     batch = dict(loaded.tools.ask([f"{problems[n].question}\n{short}" for n, _ in rows], pictures, said,
                                   [n < 2 for n, _ in rows]))  # fmt: skip
