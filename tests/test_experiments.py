@@ -149,8 +149,52 @@ def test_equal_time_gives_steps_by_their_cost():
     assert sizes[0]["txt"]["depth"] + sizes[0]["dec"]["depth"] == sizes[1]["txt"]["depth"]
 
 
+def test_arms_of_instruct_differ_in_what_they_say(tmp_path):
+    run = module("instruct/run.py")
+    starts, arms = run.arms(1, tmp_path, smoke=False)
+    loaded = {arm.name: configs.plain(configs.load(arm.config, arm.arguments())) for arm in (*starts, *arms)}
+    whole = configs.plain(configs.load(run.CONFIG))
+    assert whole["stages"] == {**loaded["start"]["stages"], **loaded["base"]["stages"]}
+    assert loaded["base"]["init"] == [{"path": str(tmp_path / "start" / "seed1"), "load": ["img/.*", "llm/.*"]}]
+    assert (loaded["base"]["system"]["layers"], loaded["linear"]["system"]["layers"]) == (2, 1)
+    for name in ("start_silent", "silent"):
+        assert run.SHORT not in json.dumps([loaded[name]["data"], loaded[name]["stages"]])
+    assert run.SHORT in loaded["base"]["data"]["task"]["short"]
+    assert run.SHORT in loaded["silent"]["evals"]["test_vqa"]["template"]  # both are asked alike
+    for name in ("start_small", "squashed", "anyres"):
+        assert loaded[name]["system"]["img"]["image_size"] == 32
+    assert loaded["squashed"]["stages"] == loaded["anyres"]["stages"]
+    assert loaded["anyres"]["data"]["task"]["grids"] == [[64, 64]] and loaded["anyres"]["system"]["newline"]
+    assert run.is_word("two dogs") and not run.is_word("There are two dogs.") and not run.is_word("")
+    assert run.is_sentence("There are two.") and not run.is_sentence("two")
+
+
+def test_smollm_builds_on_the_tower_and_the_weights_that_exist(tmp_path):
+    run = module("smollm/run.py")
+    tower, arm = run.arms(0, tmp_path, tmp_path / "model.gguf", tmp_path / "tokenizer")
+    config = configs.plain(configs.load(arm.config, arm.arguments()))
+    paths = [item["path"] for item in config["init"]]
+    assert paths == [str(tower.folder(tmp_path)), str(tmp_path / "model.gguf")]
+    assert config["tokenizer"] == {"spec": str(tmp_path / "tokenizer")}
+    assert config["system"]["img"] == configs.plain(configs.load(tower.config))["system"]["img"]
+    asked = [("count", "2"), ("count", "5"), ("zone", "dogs"), ("colour", "red"), ("total", "4")]
+    assert [run.kind_of(kind, [answer]) for kind, answer in asked] == [
+        "count to three", None, "which object", "colour", None,
+    ]  # fmt: skip
+    blank = run.Blank(type("One", (list,), {"name": "one"})([{"image": np.zeros((2, 2, 3), np.uint8), "key": "a"}]))
+    assert (blank[0]["image"] == 128).all() and blank[0]["key"] == "a" and len(blank) == 1
+
+
+def test_scenes_are_told_apart_by_their_things():
+    run = module("instruct/run.py")
+    boxes = [[[0.1, 0.1, 0.3, 0.3], [0.5, 0.5, 0.7, 0.7]], [[0.1, 0.1, 0.3, 0.3], [0.4, 0.4, 0.85, 0.8]]]
+    scenes = [{"boxes": np.array(each, np.float32)} for each in boxes]
+    assert run.by_size(scenes) == {"small": [0], "big": [1]}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "runs"), [("fusion", 8), ("fusion_cost", 2), ("capfilt", 5), ("stagewise", 2)])
+@pytest.mark.parametrize(("name", "runs"), [("fusion", 8), ("fusion_cost", 2), ("capfilt", 5), ("stagewise", 2),
+                                            ("instruct", 8), ("smollm", 2)])  # fmt: skip
 def test_smoke_form_once_and_again(name, runs, tmp_path):
     """Table, plot and README; a second call trains nothing, and writes the same."""
     out = tmp_path / "out"
@@ -172,4 +216,5 @@ def test_smoke_form_once_and_again(name, runs, tmp_path):
     if name == "capfilt":
         assert data["seeds"][0]["counts"]["web"] == 5 * 72 and set(data["seeds"][0]["curve"]) >= {"precision"}
     else:
-        assert len(data["runs"]) == runs - (name == "fusion") and data["machine"]["cores"] > 0
+        starts = {"fusion": 1, "instruct": 3}.get(name, 0)
+        assert len(data["runs"]) == runs - starts and data["machine"]["cores"] > 0

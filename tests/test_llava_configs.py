@@ -67,6 +67,19 @@ def test_adapters_train_in_the_place_of_the_language_model(name: str, adapters: 
         configs.load(f"{LLAVA}/v1_7b.py:lora")
 
 
+def test_smollm2_is_what_its_file_says() -> None:
+    """As a GGUF file of it is read, which says the heads' width in so many words."""
+    said = {"vocab": 49152, "width": 576, "depth": 30, "heads": 9, "kv_heads": 3, "head_dim": 64, "mlp_dim": 1536,
+            "act": "silu", "eps": 1e-05, "theta": 100000.0, "tied": True}  # fmt: skip
+    config = configs.plain(configs.load(f"{LLAVA}/smollm2_emoji_scenes.py"))
+    inputs.check_same_computation("a file", {"name": "language", "llm": said}, config["system"], {"llm"})
+    with pytest.raises(UserError, match=r"llm\.theta: 10000\.0 there, 100000\.0 here"):
+        other = {"name": "language", "llm": {**said, "theta": 10000.0}}
+        inputs.check_same_computation("a file", other, config["system"], {"llm"})
+    frozen = {make_stage(name, stage).train for name, stage in config["stages"].items()}
+    assert frozen == {("projector/.*",), ("projector/.*", "img/.*")}  # never the language model
+
+
 def rows_of(workdir: pathlib.Path) -> list[dict]:
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return [row for row in rows if "loss" in row]
