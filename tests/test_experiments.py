@@ -121,6 +121,32 @@ def test_stages_and_pairs_get_the_same_steps_and_pairs():
         assert "length" not in stages["stages"][name]["data"]["train"]
 
 
+def test_ways_of_pretraining_get_equal_time_and_the_same_fine_tuning(tmp_path):
+    run = module("masked_data/run.py")
+    steps = run.pretraining_steps(400, {"codes": 0.8, "pixels": 0.5, "contrast": 0.4})
+    assert steps == {"codes": 500, "pixels": 800, "contrast": 1000}
+    teacher, codes = run.tokenizer(tmp_path, smoke=False)
+    taught = configs.plain(configs.load(codes.config, codes.arguments()))
+    assert taught["init"][0]["path"] == str(teacher.folder(tmp_path)) and taught["system"]["teacher"]["width"] == 128
+    found = {arm.name: configs.plain(configs.load(arm.config, arm.arguments()))
+             for arm in run.arms(codes.folder(tmp_path), steps, 2, smoke=False)}  # fmt: skip
+    assert list(found) == [*run.WAYS, "none"] and list(found["none"]["stages"]) == ["finetune"]
+    for name, one in found.items():
+        assert one["seed"] == 2 and one["data"]["batch_size"] == 32
+        assert one["stages"]["finetune"] == found["codes"]["stages"]["finetune"]
+        assert one["stages"]["finetune"]["tasks"] == ["caption", "vqa"]
+        assert name == "none" or one["stages"]["pretrain"]["steps"] == steps[name]
+        assert (one["init"] == "random") == (name != "codes")
+    assert found["codes"]["init"][0]["path"] == str(codes.folder(tmp_path))
+    assert found["codes"]["system"]["tokenizer"]["img"].items() >= {"width": 128, "depth": 1}.items()
+    kinds = {name: (one["system"].get("target"), one["stages"]["pretrain"]["tasks"])
+             for name, one in found.items() if name != "none"}  # fmt: skip
+    assert kinds == {"codes": (None, ["mdm"]), "pixels": ("pixels", ["mdm"]), "contrast": (None, ["retrieval"])}
+    # The codes are those of the tokenizer that the model has.
+    for part in ("img", "decoder"):
+        assert taught["system"][part] == found["codes"]["system"]["tokenizer"][part]
+
+
 def test_threshold_at_which_the_worse_share_is_best():
     run = module("capfilt/run.py")
     true, wrong = [0.9, 0.8, 0.7, 0.6, 0.2], [0.5, 0.4, 0.3, 0.1, 0.65]
@@ -194,7 +220,7 @@ def test_scenes_are_told_apart_by_their_things():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "runs"), [("fusion", 8), ("fusion_cost", 2), ("capfilt", 5), ("stagewise", 2),
-                                            ("instruct", 8), ("smollm", 2)])  # fmt: skip
+                                            ("instruct", 8), ("smollm", 2), ("masked_data", 6)])  # fmt: skip
 def test_smoke_form_once_and_again(name, runs, tmp_path):
     """Table, plot and README; a second call trains nothing, and writes the same."""
     out = tmp_path / "out"
@@ -216,5 +242,5 @@ def test_smoke_form_once_and_again(name, runs, tmp_path):
     if name == "capfilt":
         assert data["seeds"][0]["counts"]["web"] == 5 * 72 and set(data["seeds"][0]["curve"]) >= {"precision"}
     else:
-        starts = {"fusion": 1, "instruct": 3}.get(name, 0)
-        assert len(data["runs"]) == runs - starts and data["machine"]["cores"] > 0
+        shared = {"fusion": 1, "instruct": 3, "masked_data": 2}.get(name, 0)  # what all arms begin with
+        assert len(data["runs"]) == runs - shared and data["machine"]["cores"] > 0

