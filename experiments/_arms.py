@@ -109,9 +109,9 @@ def run_arms(
       within: the cores; None: all.
 
     Returns:
-      For each arm: arm, seed, config, overrides, digest; metrics, those of the run's metrics.json; steps; train_s,
-      seconds in steps (of killed runs, too, and with compilation); step_s, the median of its log lines; wall_s of the
-      process, `resumed` if that was not the whole run; cores that it had.
+      For each arm: arm, seed, config, overrides (`workdir` as WORKDIR), digest; metrics, those of the run's
+      metrics.json; steps; train_s, seconds in steps (of killed runs, too, and with compilation); step_s, the median of
+      its log lines; wall_s of the process, `resumed` if that was not the whole run; cores that it had.
 
     Raises:
       SystemExit: a run failed; the message ends with what it printed. Those that had begun end first.
@@ -133,9 +133,12 @@ def run_arms(
     digests = [arm.digest() for arm in arms]  # of all, so that a config's error is said before anything runs
     pool = ThreadPoolExecutor(at_once)
     try:
-        return list(pool.map(run, arms, digests))
+        results = list(pool.map(run, arms, digests))
     finally:
         pool.shutdown(cancel_futures=True)
+    for result in results:  # what is published names no folder of this machine
+        result["overrides"] = [change.replace(str(workdir), "WORKDIR") for change in result["overrides"]]
+    return results
 
 
 def shares(parts: int, within: Collection[int] | None = None) -> Iterator[set[int]]:

@@ -9,7 +9,6 @@ import json
 import pathlib
 import statistics
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -110,7 +109,6 @@ def best_threshold(found: Mapping[str, np.ndarray]) -> float:
 
 def one_seed(seed: int, sizes: Sizes, workdir: pathlib.Path, share: set[int]) -> dict[str, Any]:
     """The whole of CapFilt with one seed, on some cores: what the filter did, and the captioners before and after."""
-    start = time.perf_counter()
 
     def run(arm: Arm) -> tuple[pathlib.Path, dict[str, Any]]:
         return arm.folder(workdir), run_arms([arm], workdir, within=share)[0]
@@ -146,7 +144,7 @@ def one_seed(seed: int, sizes: Sizes, workdir: pathlib.Path, share: set[int]) ->
         "counts": {key: sum(each[key] for each in counts) for key in counts[0]},
         "runs": {name: {key: value for key, value in result.items() if key != "config"}
                  for name, result in runs.items()},
-        "seconds": time.perf_counter() - start,
+        "train_s": sum(result["train_s"] for result in runs.values()),
     }  # fmt: skip
 
 
@@ -201,7 +199,7 @@ def section(data: Mapping[str, Any]) -> str:
     synthetic = [count["synthetic_kept"] / max(count["synthetic"], 1) for count in total]
     return "\n\n".join([
         f"{about['device']}, cores: {about['cores']}; {versions}. Seeds: {len(seeds)}, {data['at_once']} at "
-        f"once. A seed took {statistics.fmean(seed['seconds'] for seed in seeds) / 60:.0f} minutes.",
+        f"once. The trainings of a seed took {statistics.fmean(seed['train_s'] for seed in seeds) / 60:.0f} minutes.",
         "### The filter on the web's captions",
         markdown(judged),
         f"Threshold, chosen on val: {mean([seed['threshold'] for seed in seeds], digits=3)}. Of the captions that it "

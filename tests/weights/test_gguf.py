@@ -4,13 +4,10 @@ import builtins
 import json
 import pathlib
 
+import gguf
 import jax
 import numpy as np
 import pytest
-
-pytest.importorskip("gguf")  # of the extra dev
-
-import gguf
 import tokenizers
 
 from mmjax import cli, initial, systems
