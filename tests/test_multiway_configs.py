@@ -60,7 +60,6 @@ def test_smoke_of_one_stage(path, terms, tmp_path):
 
 
 def test_easy_vqa_has_a_class_for_every_answer():
-    pytest.importorskip("easy_vqa")
     config = configs.plain(configs.load(f"{CONFIGS}/beit3/easy_vqa.py"))
     asked = [
         pair for split in ("train", "test") for _, pairs in open_source(f"easy_vqa:{split}").items for pair in pairs
