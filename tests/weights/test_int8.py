@@ -72,7 +72,10 @@ def test_through_a_checkpoint_and_back_to_a_published_layout(tmp_path):
     models.save(models.from_int8(again), "hf", tmp_path / "hf")
     near, exact = (trees.flatten(models.load(folder).variables) for folder in (tmp_path / "hf", GOLDEN))
     assert near.keys() == exact.keys()
-    for path, array in near.items():
+    vocab = found.system["llm"]["vocab"]
+    for path, array in near.items():  # the vocabulary has a token for pictures besides
+        array = array[:vocab] if path.endswith("llm/embed/embedding") else array
+        array = array[:, :vocab] if path.endswith("llm/head/kernel") else array
         np.testing.assert_allclose(array, exact[path], atol=np.abs(exact[path]).max() / 127)
 
 
