@@ -40,6 +40,7 @@ MEAN_COLOUR = (122, 116, 104)
 """CLIP's mean, of which pictures get a border in LLaVA-1.5's second stage."""
 IMG = {"image_size": 32, "patch": 16, "width": 16, "depth": 2, "heads": 2}
 LLM = {"vocab": 400, "width": 16, "depth": 1, "heads": 2, "kv_heads": 2, "mlp_dim": 32}
+CHATML = ("<|im_start|>", "<|im_end|>")  # marks of a template, which a tokenizer has to know
 SCENES = "emoji_scenes:train?size=32&length=1000&parts=image"
 
 
@@ -121,9 +122,8 @@ def _shrink(c: ConfigDict) -> None:
         c.init = "random"  # for want of weights to begin with
     c.system.scan, c.system.remat = False, None
     c.system.img, c.system.llm = ConfigDict(IMG), ConfigDict(LLM)
-    c.tokenizer = ConfigDict(
-        {"train_on": "emoji_scenes:train?length=100&parts=captions,conversation", "vocab_size": 400}
-    )
+    texts = "emoji_scenes:train?length=100&parts=captions,conversation"
+    c.tokenizer = ConfigDict({"train_on": texts, "vocab_size": 400, "symbols": CHATML})
     c.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
     c.data.workers, c.data.text_length = 0, 320
     if c.data.task.grids:

@@ -368,6 +368,8 @@ class BEiT3(nn.Module):
             states = [self.states(image), self.states(ids=ids, valid=valid), self.states(image, ids, valid)]
             if self.tokenizer is not None:
                 self.tokenizer({"image": image})
+            if "retrieval" in self.tasks:
+                self.img_proj(states[0][:, 0]), self.txt_proj(states[1][:, 0])
             if "mdm" in self.tasks:
                 self.code_logits(states[0]), self.word_logits(states[1])
                 if len(self.tasks) == 1 and self.target == "codes" and self.tokenizer is None:  # cannot be trained
