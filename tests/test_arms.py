@@ -33,9 +33,10 @@ def test_a_result_is_of_its_config_alone(tmp_path):
     folder = arm.folder(tmp_path)
     assert folder == tmp_path / "base" / "seed1"
     folder.parent.mkdir()
-    kept = {"arm": "base", "digest": arm.digest(), "metrics": {"scenes/a": 0.5}}
+    kept = {"arm": "base", "digest": arm.digest(), "overrides": [f"init={tmp_path}/start"]}
     arms.result_file(folder).write_text(json.dumps(kept))
-    assert arms.run_arms([arm], tmp_path) == [kept]  # nothing is trained
+    found = arms.run_arms([arm], tmp_path)  # nothing is trained
+    assert found == [{**kept, "overrides": ["init=WORKDIR/start"]}]
     for other in (arms.Arm("base", CONFIG, ("system.alpha=0.3",), 1), arms.Arm("base", CONFIG, ("system.alpha=0.2",))):
         assert arms.read_result(folder, other.digest()) is None
 
