@@ -6,7 +6,8 @@ import sys
 import tempfile
 
 # The environment is read when jax is imported, and handed on to the processes that tests start.
-_FLAGS = ["--xla_force_host_platform_device_count=8"]
+# Eight devices on two busy cores may come late to where they meet: XLA would abort the process after 40 seconds.
+_FLAGS = ["--xla_force_host_platform_device_count=8", "--xla_cpu_collective_call_terminate_timeout_seconds=600"]
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores: one compute thread each
     _FLAGS.append("--xla_cpu_multi_thread_eigen=false")
     for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
