@@ -83,7 +83,7 @@ def prepare(path: str, changes: list[str], stage_name: str | None, batch: int | 
         assert all(float(value) == float(value) for value in metrics.values()), metrics
 
     run(2)
-    return Side(path, parameters, run)
+    return Side("/".join(pathlib.Path(path).parts[-2:]), parameters, run)  # names no folder of this machine
 
 
 def measure(sides: list[Side], rounds: int, steps: int) -> list[list[dict[str, float]]]:
