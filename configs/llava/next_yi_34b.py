@@ -11,9 +11,9 @@ the rates of LLaVA-1.5's: the language model's adapters and the projector train 
 from ml_collections import ConfigDict
 
 from mmjax.core.config import sibling
+from mmjax.data.anyres import GRIDS
 
 ALIGN, INSTRUCT = 558_128, 760_000
-GRIDS = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
 
 
 def get_config(variant: str = "") -> ConfigDict:

@@ -55,3 +55,14 @@ def interval(
     """Percentile bootstrap interval (lo, hi) of `values.mean()`, for num[Q]; see `intervals`."""
     lo, hi = intervals(values[None, :], level=level, resamples=resamples, seed=seed)[0]
     return float(lo), float(hi)
+
+
+def mean_and_interval(
+    name: str, values: Shaped[np.ndarray, " Q"], resamples: int, seed: int = 0
+) -> list[tuple[str, float]]:
+    """`name`, `name`_lo, `name`_hi: the mean of num[Q], the ends of its interval; `resamples` 0: the mean alone."""
+    found = [(name, float(values.mean()))]
+    if resamples:
+        low, high = interval(values, resamples=resamples, seed=seed)
+        found += [(f"{name}_lo", low), (f"{name}_hi", high)]
+    return found

@@ -13,7 +13,7 @@ from mmjax.core.errors import UserError
 from mmjax.evals import asked as asking
 from mmjax.evals.asked import CHAT_DEFAULTS, Shown
 from mmjax.evals.base import Predictor, Rows, Tools, Value, check_options
-from mmjax.evals.bootstrap import interval
+from mmjax.evals.bootstrap import mean_and_interval
 from mmjax.evals.caption import Written
 from mmjax.evals.images import Pictures, examples
 from mmjax.evals.words.answers import by_group
@@ -140,10 +140,7 @@ class Choice:
         chosen = [letter_of(answer, len(p.choices)) for answer, p in zip(answers, self.problems, strict=True)]
         each = np.array([float(c == p.right) for c, p in zip(chosen, self.problems, strict=True)])
         label = f"{self.name}/accuracy"
-        values: list[Value] = [(label, float(each.mean()))]
-        if self.resamples:
-            low, high = interval(each, resamples=self.resamples)
-            values += [(f"{label}_lo", low), (f"{label}_hi", high)]
+        values: list[Value] = mean_and_interval(label, each, self.resamples)
         groups = by_group(each.tolist(), [problem.kind for problem in self.problems])
         values += [(f"{label}/{kind}", value) for kind, value in groups.items() if kind]
         pictured = ["text" if problem.image is None else "picture" for problem in self.problems]

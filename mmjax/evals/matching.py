@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float32, Int
 
 from mmjax.core.errors import UserError
 from mmjax.evals.base import Predictor, Rows, Tokenize, Tools, Value, check_options
-from mmjax.evals.bootstrap import interval
+from mmjax.evals.bootstrap import mean_and_interval
 from mmjax.evals.generated import average_precision
 from mmjax.evals.images import Pictures, examples
 from mmjax.evals.rerank import encode, match_pairs
@@ -44,11 +44,7 @@ class Matching:
         """(name, value) from logits."""
         says = logits[:, 1] > logits[:, 0]
         right, hit = says == self.fits, says & self.fits
-        yield f"{self.name}/accuracy", float(right.mean())
-        if self.resamples:
-            low, high = interval(right, resamples=self.resamples)
-            yield f"{self.name}/accuracy_lo", low
-            yield f"{self.name}/accuracy_hi", high
+        yield from mean_and_interval(f"{self.name}/accuracy", right, self.resamples)
         yield f"{self.name}/precision", float(hit.sum() / max(says.sum(), 1))
         yield f"{self.name}/recall", float(hit.sum() / max(self.fits.sum(), 1))
         margin = logits[:, 1] - logits[:, 0]

@@ -13,7 +13,7 @@ from jaxtyping import Float32, Int
 
 from mmjax.core.errors import UserError
 from mmjax.evals.base import Predictor, Rows, Tokenize, Tools, Value, check_options
-from mmjax.evals.bootstrap import interval, intervals
+from mmjax.evals.bootstrap import intervals, mean_and_interval
 from mmjax.evals.images import Pictures, alternatives, examples
 from mmjax.evals.pixel_match import nearest_pixels
 from mmjax.evals.prompts import PLAIN, embed_ensemble, load_templates, normalise
@@ -126,9 +126,7 @@ class Retrieval:
         found = data.reference_texts[nearest_pixels([data.images[int(i)] for i in asks], data.references)]
         right = (answers == found[:, None]).any(axis=1)
         label = f"{self.name}/{DIRECTIONS[0]}_R@1"
-        matched = {label: float(right.mean())}
-        if self.resamples:
-            matched[f"{label}_lo"], matched[f"{label}_hi"] = interval(right, resamples=self.resamples, seed=self.seed)
+        matched = dict(mean_and_interval(label, right, self.resamples, self.seed))
         return {"chance": chance, "pixel match": matched}
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float32, Int
 from mmjax.core.errors import UserError
 from mmjax.evals import classes as labelling
 from mmjax.evals.base import Predictor, Rows, Tokenize, Tools, Value, check_options
-from mmjax.evals.bootstrap import interval
+from mmjax.evals.bootstrap import mean_and_interval
 from mmjax.evals.classes import load_classes
 from mmjax.evals.images import alternatives, examples
 
@@ -57,11 +57,7 @@ class Verdict:
         yield from ((name, value) for name, value in values if "top5" not in name)
         if self.sentences is not None:
             whole = self.consistent(ranks == 1)
-            yield f"{self.name}/consistency", float(whole.mean())
-            if self.resamples:
-                lo, hi = interval(whole, resamples=self.resamples)
-                yield f"{self.name}/consistency_lo", lo
-                yield f"{self.name}/consistency_hi", hi
+            yield from mean_and_interval(f"{self.name}/consistency", whole, self.resamples)
 
     def consistent(self, right: Bool[np.ndarray, " N"]) -> Bool[np.ndarray, " S"]:
         """Of each sentence whether all its examples are right."""

@@ -10,7 +10,7 @@ from mmjax.core.errors import UserError
 from mmjax.evals import asked as asking
 from mmjax.evals.asked import CHAT_DEFAULTS, Asked, Shown
 from mmjax.evals.base import Predictor, Rows, Tools, Value, check_options
-from mmjax.evals.bootstrap import interval
+from mmjax.evals.bootstrap import mean_and_interval
 from mmjax.evals.caption import Written
 from mmjax.evals.classes import load_classes
 from mmjax.evals.words.answers import by_group, evalai_accuracy, evalai_answer, normalise_answer, vqa_accuracy
@@ -91,10 +91,7 @@ class VQA:
         """Metrics, and every answer with its own accuracy."""
         each = np.array([accuracy(a, q.answers, self.scorer) for a, q in zip(answers, self.asked, strict=True)])
         label = f"{self.name}/accuracy"
-        values: list[Value] = [(label, float(each.mean()))]
-        if self.resamples:
-            low, high = interval(each, resamples=self.resamples)
-            values += [(f"{label}_lo", low), (f"{label}_hi", high)]
+        values: list[Value] = mean_and_interval(label, each, self.resamples)
         groups = by_group(each.tolist(), [question.kind for question in self.asked])
         values += [(f"{label}/{kind}", value) for kind, value in groups.items() if kind]
         written = [Written(q.image, q.key, a, q.answers, float(s), q.question)

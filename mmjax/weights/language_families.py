@@ -118,7 +118,10 @@ def _grids(system: Mapping[str, Any], origin: Origin | None) -> list[list[int]]:
 def _with_image_token(
     flat: Flat, system: Mapping[str, Any], layout: str, origin: Origin | None
 ) -> tuple[Flat, Mapping[str, Any]]:
-    """One more token, which stands for pictures in Hugging Face's rows; it computes nothing, and is never likely."""
+    """One more token, which stands for pictures in Hugging Face's rows.
+
+    Its rows are the means of the others', so that its logit is their mean: it is never the likeliest.
+    """
     if layout != "hf" or (origin is not None and origin.layout == "hf"):
         return flat, system
     llm, grown = system["llm"], dict(flat)
